@@ -1,0 +1,1 @@
+"""The engine: takes requests from a channel, runs steps, and answers with deltas. Knows `forge.interfaces` only."""

@@ -1,0 +1,559 @@
+"""The backend: where tensors live and who multiplies them. A concrete class in plain torch, and the reference.
+
+Coarse operations (`forward`, `decoder_layer`, `attention_block`, `mlp_block`, `sample`) are a few lines each that call
+finer ones (`linear`, `attention`, `rms_norm`, …). A plugin overrides the level that it can make faster and answers
+``super().op(...)`` to what it doesn't serve. The base class reads weights and cache pages only through their own methods
+(`Prepared.rows`, `Pages.read`), so that it works, slowly, on any plugin's handles.
+
+Activations are float32 ``[rows, …]``: the rows of all spans of the step, one after the other.
+"""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Sequence as Seq
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import attrs
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from attrs import field, frozen
+
+from forge.interfaces.sampler import RowSampling, Sampled, uniforms
+
+if TYPE_CHECKING:
+    from forge.interfaces.kv_cache import KVCache
+    from forge.interfaces.loader import Weight
+    from forge.interfaces.model import LayerKV, Model
+    from forge.interfaces.scheduler import Batch
+
+Use = Literal["linear", "embedding"]
+
+DEQUANTIZE_BYTES = 8 << 20
+"""Weights are turned into floats in pieces of about this size, so that loading needs little memory beyond the result."""
+
+QUERY_ROWS = 512
+"""Attention takes so many queries at a time, so that its mask stays small."""
+
+TOP_CANDIDATES = 1024
+"""Top-p looks at so many most probable tokens before it sorts a whole row."""
+
+
+# ---------------------------------------------------------------------------------------------------------- descriptions
+
+
+@frozen
+class RopeSpec:
+    """Rotary position embedding (Su et al., 2021, https://arxiv.org/abs/2104.09864).
+
+    inverse_frequencies: one for each rotated pair, scaling (linear, YaRN, Llama 3) already applied. interleaved: pairs
+    are neighbours (2i, 2i + 1), as GGUF's Llama files have them, rather than halves (i, i + dim / 2). magnitude: factor
+    on sine and cosine (YaRN's attention factor).
+    """
+
+    inverse_frequencies: tuple[float, ...]
+    interleaved: bool = False
+    magnitude: float = 1.0
+
+    @property
+    def dim(self) -> int:
+        """How many leading numbers of a head are rotated."""
+        return 2 * len(self.inverse_frequencies)
+
+
+@frozen
+class AttentionSpec:
+    """One layer's attention. `scale` multiplies the scores; `window`: how many last positions a query sees, its own
+    included (None: all).
+    """
+
+    heads: int
+    kv_heads: int
+    k_dim: int
+    v_dim: int
+    scale: float
+    window: int | None = None
+
+
+@frozen
+class LayerSpec:
+    """What a decoder layer computes. Every default means *absent*: see `serves`."""
+
+    attention: AttentionSpec
+    rope: RopeSpec
+    norm_eps: float
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+
+
+def serves(spec: Any, handled: Collection[str]) -> bool:
+    """Whether every field of an attrs spec outside `handled` has its default value, which means that it's absent.
+
+    A fused override begins with ``if not serves(spec, HANDLED): return super().op(...)``, so that a field added later
+    can't be ignored by it.
+    """
+    return all(
+        getattr(spec, a.name) == a.default for a in attrs.fields(type(spec)) if a.name not in handled
+    )
+
+
+class Prepared(ABC):
+    """A weight matrix in the backend's own form: one or more checkpoint tensors, stacked along the output.
+
+    out_features: rows in all. in_features: columns. nbytes: memory it holds.
+    """
+
+    out_features: int
+    in_features: int
+    nbytes: int
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start:stop`` as float32 ``[stop - start, in_features]``, dequantised from the packed form."""
+
+
+class Pages(ABC):
+    """Keys and values of one layer, in blocks. nbytes: memory it holds."""
+
+    num_blocks: int
+    block_size: int
+    nbytes: int
+
+    @abstractmethod
+    def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Store k ``[n, kv_heads, k_dim]`` and v ``[n, kv_heads, v_dim]`` at slots, int64 ``[n]``."""
+
+    @abstractmethod
+    def read(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The blocks, int64 ``[n]``, as stored, in float32: k ``[n * block_size, kv_heads, k_dim]`` and v alike."""
+
+
+@frozen
+class DecoderLayer:
+    """The weights of one pre-norm decoder layer. `index` finds its pages. Vectors are float32; None: absent."""
+
+    index: int
+    attention_norm: torch.Tensor
+    qkv: Prepared
+    output: Prepared
+    mlp_norm: torch.Tensor
+    gate_up: Prepared
+    down: Prepared
+    qkv_bias: torch.Tensor | None = None
+    output_bias: torch.Tensor | None = None
+    gate_up_bias: torch.Tensor | None = None
+    down_bias: torch.Tensor | None = None
+    q_norm: torch.Tensor | None = None
+    k_norm: torch.Tensor | None = None
+
+
+@frozen
+class StepInputs:
+    """A batch as flat arrays: n rows, s spans, m output rows. Made by `Backend.stage`.
+
+    token_ids, positions, slots: int64 [n] on the device. span_starts: int64 [s + 1] on the host, the row where each
+    span begins. lengths: int64 [s] on the host, positions in the cache after this step. block_table: int64
+    [s, most blocks] on the device, padded with 0. output_rows: int64 [m] on the device. pages: one a layer.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    span_starts: torch.Tensor
+    lengths: torch.Tensor
+    block_table: torch.Tensor
+    output_rows: torch.Tensor
+    pages: tuple[Pages, ...]
+
+
+# ------------------------------------------------------------------------------------------------------- plain handles
+
+
+class DenseWeights(Prepared):
+    """The base class's own handle: one float tensor ``[out_features, in_features]`` on the device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.out_features, self.in_features = tensor.shape
+        self.nbytes = tensor.nbytes
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.tensor[start:stop].float()
+
+
+class DensePages(Pages):
+    """The base class's own pages: two tensors ``[num_blocks, block_size, kv_heads, dim]``."""
+
+    def __init__(
+        self, layer: LayerKV, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (num_blocks, block_size, layer.kv_heads)
+        self.k = torch.zeros(*shape, layer.k_dim, dtype=dtype, device=device)
+        self.v = torch.zeros(*shape, layer.v_dim, dtype=dtype, device=device)
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.nbytes = self.k.nbytes + self.v.nbytes
+
+    def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        self.k.view(-1, *self.k.shape[2:])[slots] = k.to(self.k.dtype)
+        self.v.view(-1, *self.v.shape[2:])[slots] = v.to(self.v.dtype)
+
+    def read(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(blocks) == 1:  # the naive cache: a view, not a copy of a block as long as the context
+            k, v = self.k[int(blocks[0])], self.v[int(blocks[0])]
+        else:
+            k, v = self.k[blocks].flatten(0, 1), self.v[blocks].flatten(0, 1)
+        return k.float(), v.float()
+
+
+@frozen
+class DenseOptions:
+    """Options of the plain backend. dtype: of the weights. kv_dtype: of the KV cache ("auto": as the weights)."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+# -------------------------------------------------------------------------------------------------------------- backend
+
+
+class Backend:
+    """The plain torch backend. The factory is called with ``(device_index, threads)``, plus ``options=`` where the
+    component has some.
+
+    invariance: ``"bitwise"`` if a row's result never depends on what else is in the batch, on chunking or on prefix
+    reuse; ``"approximate"`` if only up to rounding, as here: torch's products depend on the number of rows.
+    """
+
+    invariance: ClassVar[Literal["bitwise", "approximate"]] = "approximate"
+
+    def __init__(
+        self, device_index: int = 0, threads: int | None = None, options: DenseOptions | None = None
+    ) -> None:
+        options = options or DenseOptions()
+        self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.kv_dtype: torch.dtype = self.dtype if options.kv_dtype == "auto" else getattr(torch, options.kv_dtype)
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    # -- memory, weights, pages
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the device's memory; on a CPU what the machine and this process's cgroup leave."""
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            return int(free), int(total)
+        machine = psutil.virtual_memory()
+        free, total = machine.available, machine.total
+        try:  # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+            limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        except (OSError, ValueError):
+            return free, total
+        return max(0, min(free, limit - used)), min(total, limit)
+
+    def prepare(self, parts: Seq[Weight], uses: Collection[Use]) -> Prepared:
+        """Take over the weights ``[out_i, in]``, stacked along the output, for the given uses.
+
+        A tensor that serves both as embedding and as output layer is prepared once, with both uses. Pages of the
+        mapped file are released tensor by tensor, so that the model is never in memory twice.
+        """
+        out_features, in_features = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        tensor = torch.empty(out_features, in_features, dtype=self.dtype, device=self.device)
+        row = 0
+        for part in parts:
+            for values in _dequantized(part):
+                tensor[row : row + len(values)] = values.to(self.device, self.dtype)
+                row += len(values)
+            part.release()
+        return DenseWeights(tensor)
+
+    def vector(self, parts: Seq[Weight]) -> torch.Tensor:
+        """One-dimensional weights (norms, biases), one after the other, as float32 on the device."""
+        return torch.cat([torch.from_numpy(part.dequantize()) for part in parts]).to(self.device)
+
+    def kv_bytes(self, layer: LayerKV) -> int:
+        """Bytes that one position of this layer takes in the pages."""
+        return layer.kv_heads * (layer.k_dim + layer.v_dim) * self.kv_dtype.itemsize
+
+    def kv_pages(self, layer: LayerKV, num_blocks: int, block_size: int) -> Pages:
+        """Pages for one layer, zeroed (untouched memory isn't resident until it's written)."""
+        return DensePages(layer, num_blocks, block_size, self.kv_dtype, self.device)
+
+    def stage(self, batch: Batch, kv: KVCache, pages: tuple[Pages, ...]) -> StepInputs:
+        """Lay the batch out as flat arrays on the device."""
+        spans, block = batch.spans, kv.shape.block_size
+        tables = [np.asarray(kv.table(span.seq), dtype=np.int64) for span in spans]
+        positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        span_starts = np.cumsum([0, *(span.length for span in spans)])
+        span_of_row = np.repeat(np.arange(len(spans)), [span.length for span in spans])
+        block_table = np.zeros((len(spans), max(len(table) for table in tables)), dtype=np.int64)
+        for row, table in zip(block_table, tables):
+            row[: len(table)] = table
+        slots = block_table[span_of_row, positions // block] * block + positions % block
+        outputs = [start + row for start, span in zip(span_starts.tolist(), spans) for row in span.output_rows]
+
+        def put(values: Any) -> torch.Tensor:
+            return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
+
+        return StepInputs(
+            token_ids=put([token for span in spans for token in span.token_ids]),
+            positions=put(positions),
+            slots=put(slots),
+            span_starts=torch.from_numpy(span_starts.astype(np.int64)),
+            lengths=torch.tensor([span.stop for span in spans], dtype=torch.int64),
+            block_table=put(block_table),
+            output_rows=put(outputs),
+            pages=pages,
+        )
+
+    # -- fine operations
+
+    def embedding(self, table: Prepared, token_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the table, ``[n, in_features]``, for ids ``[n]``."""
+        if isinstance(table, DenseWeights):
+            return F.embedding(token_ids, table.tensor).float()
+        return torch.cat([table.rows(token, token + 1) for token in token_ids.tolist()])
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root-mean-square norm over the last dimension (Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467)."""
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+    def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """``x @ weights.T + bias``: ``[n, in]`` → ``[n, out]``, float32."""
+        if isinstance(weights, DenseWeights):
+            y = F.linear(x.to(weights.tensor.dtype), weights.tensor).float()
+        else:
+            step = max(1, DEQUANTIZE_BYTES // (4 * weights.in_features))
+            starts = range(0, weights.out_features, step)
+            y = torch.cat(
+                [x @ weights.rows(row, min(row + step, weights.out_features)).T for row in starts], dim=1
+            )
+        return y if bias is None else y + bias
+
+    def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
+        """Rotate the first ``spec.dim`` numbers of each head: ``[n, heads, dim]`` at positions ``[n]``."""
+        frequencies = torch.tensor(spec.inverse_frequencies, dtype=torch.float32, device=x.device)
+        angles = positions.to(torch.float32)[:, None] * frequencies
+        cos = (angles.cos() * spec.magnitude)[:, None]
+        sin = (angles.sin() * spec.magnitude)[:, None]
+        rotated, rest = x[..., : spec.dim], x[..., spec.dim :]
+        if spec.interleaved:
+            a, b = rotated[..., 0::2], rotated[..., 1::2]
+            rotated = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        else:
+            a, b = rotated.chunk(2, dim=-1)
+            rotated = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+        return rotated if rest.shape[-1] == 0 else torch.cat((rotated, rest), dim=-1)
+
+    def attention(self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec) -> torch.Tensor:
+        """Causal attention of each row on its own sequence, keys and values only as they're stored in the pages.
+
+        q: ``[n, heads, k_dim]`` → ``[n, heads, v_dim]``.
+        """
+        out = q.new_empty(len(q), spec.heads, spec.v_dim)
+        for span, (start, stop) in enumerate(pairwise(inputs.span_starts.tolist())):
+            length = int(inputs.lengths[span])
+            k, v = pages.read(inputs.block_table[span, : -(-length // pages.block_size)])
+            out[start:stop] = self.span_attention(q[start:stop], k[:length], v[:length], spec)
+        return out
+
+    def span_attention(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
+    ) -> torch.Tensor:
+        """The last ``len(q)`` positions of one sequence attend to all of its keys up to their own.
+
+        q ``[rows, heads, k_dim]``, k ``[length, kv_heads, k_dim]``, v alike → ``[rows, heads, v_dim]``.
+        """
+        length, first = len(k), len(k) - len(q)
+        keys, values = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
+        parts = []
+        for rows in q.split(QUERY_ROWS):
+            query = torch.arange(first, first + len(rows), device=q.device)[:, None]
+            key = torch.arange(length, device=q.device)
+            visible = key <= query
+            if spec.window is not None:
+                visible &= key > query - spec.window
+            attended = F.scaled_dot_product_attention(
+                rows.transpose(0, 1)[None],
+                keys,
+                values,
+                attn_mask=visible,
+                scale=spec.scale,
+                enable_gqa=spec.heads != spec.kv_heads,
+            )
+            parts.append(attended[0].transpose(0, 1))
+            first += len(rows)
+        return torch.cat(parts)
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """SwiGLU's product ``silu(gate) * up``: ``[n, 2 * f]`` → ``[n, f]`` (Shazeer, 2020)."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    # -- coarse operations
+
+    def attention_block(
+        self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs
+    ) -> torch.Tensor:
+        """``x + output(attention(rope(qkv(norm(x)))))``; writes this step's keys and values into the pages first."""
+        a = spec.attention
+        qkv = self.linear(self.rms_norm(x, layer.attention_norm, spec.norm_eps), layer.qkv, layer.qkv_bias)
+        q, k, v = qkv.split((a.heads * a.k_dim, a.kv_heads * a.k_dim, a.kv_heads * a.v_dim), dim=-1)
+        q, k = q.unflatten(-1, (a.heads, a.k_dim)), k.unflatten(-1, (a.kv_heads, a.k_dim))
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q = self.rms_norm(q, layer.q_norm, spec.norm_eps)
+            k = self.rms_norm(k, layer.k_norm, spec.norm_eps)
+        q, k = self.rope(q, inputs.positions, spec.rope), self.rope(k, inputs.positions, spec.rope)
+        pages = inputs.pages[layer.index]
+        pages.write(inputs.slots, k, v.unflatten(-1, (a.kv_heads, a.v_dim)))
+        attended = self.attention(q, pages, inputs, a)
+        return x + self.linear(attended.flatten(1), layer.output, layer.output_bias)
+
+    def mlp_block(self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec) -> torch.Tensor:
+        """``x + down(silu(gate(norm(x))) * up(norm(x)))``."""
+        gate_up = self.linear(self.rms_norm(x, layer.mlp_norm, spec.norm_eps), layer.gate_up, layer.gate_up_bias)
+        return x + self.linear(self.silu_mul(gate_up), layer.down, layer.down_bias)
+
+    def decoder_layer(
+        self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs
+    ) -> torch.Tensor:
+        """One pre-norm transformer layer: ``[n, hidden]`` → ``[n, hidden]``."""
+        return self.mlp_block(self.attention_block(x, layer, spec, inputs), layer, spec)
+
+    def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
+        """Run the model: final hidden states of the output rows, ``[m, hidden]``."""
+        with torch.inference_mode():
+            return model.forward(inputs)
+
+    def sample(self, logits: torch.Tensor, rows: RowSampling) -> Sampled:
+        """Draw one token a row from float32 logits ``[R, vocabulary]``, which may be overwritten.
+
+        Order: log-probabilities → bias → penalties → mask and bans → temperature → top-k → top-p → min-p → draw by
+        inverting the distribution, in the order of ids, at `uniforms`.
+        """
+        with torch.inference_mode():
+            logprobs = None if rows.logprobs is None else logits.log_softmax(-1)
+            adjusted = self._adjust(logits if logprobs is None else logits.clone(), rows)
+            tokens = adjusted.argmax(-1)
+            drawn = np.flatnonzero(rows.temperature > 0)
+            if len(drawn):
+                at = torch.from_numpy(drawn).to(logits.device)
+                tokens[at] = self._draw(adjusted[at], rows, drawn)
+            if rows.targets is not None:
+                targets = torch.from_numpy(rows.targets).to(logits.device)
+                tokens = torch.where(targets >= 0, targets, tokens)
+            if logprobs is None or rows.logprobs is None:
+                return Sampled(tokens.cpu().numpy())
+            top = logprobs.topk(rows.logprobs, dim=-1)
+            return Sampled(
+                tokens.cpu().numpy(),
+                logprobs.gather(1, tokens[:, None])[:, 0].cpu().numpy(),
+                top.indices.cpu().numpy(),
+                top.values.cpu().numpy(),
+            )
+
+    def _adjust(self, logits: torch.Tensor, rows: RowSampling) -> torch.Tensor:
+        """Bias, penalties, mask and bans, in place."""
+
+        def ragged(starts: np.ndarray, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+            return torch.from_numpy(row).to(logits.device), torch.from_numpy(ids).to(logits.device)
+
+        def by_row(values: np.ndarray, row: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(values).to(logits.device)[row]
+
+        if rows.bias_starts is not None and rows.bias_ids is not None and rows.bias_values is not None:
+            row, ids = ragged(rows.bias_starts, rows.bias_ids)
+            logits[row, ids] += torch.from_numpy(rows.bias_values).to(logits.device)
+        if rows.history_starts is not None and rows.history_ids is not None and rows.history_counts is not None:
+            assert rows.repetition_penalty is not None
+            assert rows.presence_penalty is not None
+            assert rows.frequency_penalty is not None
+            row, ids = ragged(rows.history_starts, rows.history_ids)
+            counts = torch.from_numpy(rows.history_counts).to(logits.device)
+            penalty = by_row(rows.repetition_penalty, row)
+            values = logits[row, ids]
+            values = torch.where(values > 0, values / penalty, values * penalty)
+            values = values - by_row(rows.presence_penalty, row) * (counts > 0)
+            logits[row, ids] = values - by_row(rows.frequency_penalty, row) * counts
+        if rows.masks is not None:
+            words = torch.from_numpy(rows.masks).to(logits.device)
+            bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device) & 1
+            logits.masked_fill_(bits.flatten(1)[:, : logits.shape[1]] == 0, -torch.inf)
+        if rows.banned_starts is not None and rows.banned_ids is not None:
+            logits[ragged(rows.banned_starts, rows.banned_ids)] = -torch.inf
+        return logits
+
+    def _draw(self, logits: torch.Tensor, rows: RowSampling, at: np.ndarray) -> torch.Tensor:
+        """Draw from logits ``[r, vocabulary]`` of the rows `at` that aren't greedy → int64 [r]."""
+
+        def column(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values[at]).to(logits.device)[:, None]
+
+        vocabulary = logits.shape[1]
+        # Largest logit 0 first: a tiny temperature then can't overflow.
+        scaled = (logits - logits.amax(-1, keepdim=True)) / column(rows.temperature)
+        probs = scaled.softmax(-1)
+        top_k = column(np.where(rows.top_k > 0, rows.top_k, vocabulary).clip(max=vocabulary).astype(np.int64))
+        top_p = column(rows.top_p)
+        if bool((top_k < vocabulary).any()) or bool((top_p < 1).any()):
+            probs = torch.where(self._nucleus(probs, top_k, top_p), probs, 0.0)
+        min_p = column(rows.min_p)
+        probs = torch.where(probs >= min_p * probs.amax(-1, keepdim=True), probs, 0.0)
+        cumulative = probs.double().cumsum(-1)
+        total = cumulative[:, -1:]
+        u = torch.from_numpy(uniforms(rows.seed[at], rows.choice[at], rows.position[at])).to(logits.device)
+        drawn = torch.searchsorted(cumulative, u[:, None] * total, right=True)
+        last = vocabulary - 1 - (probs > 0).flip(-1).int().argmax(-1, keepdim=True)  # should u * total round up to total
+        return torch.minimum(drawn, last)[:, 0]
+
+    def _nucleus(self, probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+        """Which tokens top-k and then top-p keep (ties by lowest id), as bool ``[r, vocabulary]``.
+
+        Both keep a number of most probable tokens, so that their values in order are all that's needed; those of the
+        first `TOP_CANDIDATES` are enough unless a row is very flat.
+        """
+        vocabulary = probs.shape[1]
+        candidates = min(TOP_CANDIDATES, vocabulary)
+        while True:
+            values = probs.topk(candidates, dim=-1).values
+            cumulative = values.double().cumsum(-1)
+            kept = cumulative.gather(1, (top_k - 1).clamp(max=candidates - 1))
+            total = torch.where(top_k <= candidates, kept, 1.0)  # top-p works on what top-k leaves
+            nucleus = (cumulative < top_p.double() * total).sum(-1, keepdim=True) + 1
+            count = torch.minimum(nucleus.where(top_p < 1, vocabulary), top_k)
+            enough = (count <= candidates) | (count == vocabulary)
+            if candidates == vocabulary or bool(enough.all()):
+                break
+            candidates = vocabulary
+        everything = count >= vocabulary
+        threshold = values.gather(1, (count - 1).clamp(max=candidates - 1))
+        above = probs > threshold
+        ties = probs == threshold
+        return everything | above | (ties & (ties.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+
+    def close(self) -> None:
+        """Free what the device holds; the engine is over."""
+        gc.collect()
+
+
+def _dequantized(weight: Weight) -> Iterator[torch.Tensor]:
+    """A matrix as float32, a few rows at a time."""
+    step = max(1, DEQUANTIZE_BYTES // (4 * weight.shape[1]))
+    for row in range(0, weight.shape[0], step):
+        yield torch.from_numpy(weight.dequantize(row, min(row + step, weight.shape[0])))
+
+
+def slabs(hidden: torch.Tensor, rows: int) -> Iterable[torch.Tensor]:
+    """Split ``[n, hidden]`` into pieces of at most `rows` rows; none for n = 0."""
+    return hidden.split(rows) if len(hidden) else ()

@@ -1,0 +1,1 @@
+"""The HTTP server. Knows the engine's messages; never imports torch."""

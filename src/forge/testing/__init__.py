@@ -1,0 +1,1 @@
+"""Conformance kits: abstract pytest suites that a plugin subclasses with a fixture."""
