@@ -130,7 +130,6 @@ class ModelInfo:
     vocab_size: int
     num_blocks: int
     block_size: int
-    weight_bytes: int
     load_seconds: float
 
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("forge.testing.backend", "forge.testing.kv_cache")
+pytest.register_assert_rewrite("forge.testing.backend", "forge.testing.sampling", "forge.testing.kv_cache")

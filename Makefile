@@ -1,0 +1,52 @@
+# Everything a checkout needs: `make run` serves the default model, `make test` tests all that this machine can.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := forge_cpu forge_llama forge_kv_paged
+LOCAL := -e . $(foreach plugin,$(PLUGINS),-e plugins/$(plugin))
+# The distributions require each other, so that one command has to install them all. Torch is named first: a
+# plain range would bring its CUDA build.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+SOURCES := pyproject.toml constraints.txt $(foreach plugin,$(PLUGINS),plugins/$(plugin)/pyproject.toml)
+CHECKED := src plugins tests conftest.py
+
+.PHONY: install run test test-all lint format bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) $(LOCAL)
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP_INSTALL) $(LOCAL) --editable '.[test]'
+	touch $@
+
+run: install
+	$(BIN)/forge run
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+# Longer runs (soak, browser, fuzzing) join here as they come; they are marked `slow` and left out of `test`.
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest --slow
+	scripts/test_server.sh
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/serving.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+"""From a configuration to an engine: the only place that calls component factories."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forge.config import NONE, Config
+from forge.engine.engine import Engine, Parts
+from forge.engine.request import ModelInfo
+from forge.errors import ConfigError, ModelFileError
+from forge.interfaces.kv_cache import CacheLimits
+from forge.interfaces.scheduler import SchedulerLimits
+from forge.text.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from forge.interfaces.loader import Checkpoint
+    from forge.plugins import Registry
+
+log = logging.getLogger(__name__)
+
+
+def create(registry: Registry, kind: str, name: str, table: Mapping[str, Any], *args: Any) -> Any:
+    """Make a component: its factory, called with its kind's arguments and, where it has any, its options."""
+    options = registry.options(kind, name, table)
+    factory = registry.factory(kind, name)
+    return factory(*args) if options is None else factory(*args, options=options)
+
+
+def open_checkpoint(registry: Registry, path: Path) -> Checkpoint:
+    """Open a model file or directory with the first loader that accepts it; reads no weights. `ModelFileError`."""
+    names = registry.names("loader")
+    for name in names:
+        loader = create(registry, "loader", name, {})
+        if loader.accepts(path):
+            checkpoint: Checkpoint = loader.open(path)
+            return checkpoint
+    raise ModelFileError(f"{path}: no loader knows this format (there are: {', '.join(names)})")
+
+
+def build(config: Config, registry: Registry, model_path: Path) -> Engine:
+    """Load the model and put the engine together. Any `ForgeError` of configuration, plugins or model files."""
+    started = time.monotonic()
+    checkpoint = open_checkpoint(registry, model_path)
+    tokenizer = build_tokenizer(checkpoint.tokenizer)
+    backend_name = registry.choose("backend") if config.backend.name == "auto" else config.backend.name
+    backend = create(
+        registry, "backend", backend_name, config.backend.options, config.backend.device, config.backend.threads
+    )
+    model_name = checkpoint.architecture if config.model.name == "auto" else config.model.name
+    model = create(registry, "model", model_name, config.model.options, checkpoint, backend)
+    max_model_len = config.model.max_len or model.context_length
+    if max_model_len > model.context_length:
+        raise ConfigError(
+            f"model.max_len: {max_model_len} is more than the {model.context_length} positions the model was made for"
+        )
+    layers = model.kv_spec()
+    free, _ = backend.memory()
+    options = registry.options("kv_cache", config.kv_cache.name, config.kv_cache.options)
+    cache_class = registry.factory("kv_cache", config.kv_cache.name)
+    shape = cache_class.plan(
+        CacheLimits(
+            free_bytes=free,
+            bytes_per_token=sum(backend.kv_bytes(layer) for layer in layers),
+            max_model_len=max_model_len,
+            max_batch_size=config.scheduler.max_batch_size,
+        ),
+        options,
+    )
+    kv = create(registry, "kv_cache", config.kv_cache.name, config.kv_cache.options, shape)
+    pages = tuple(backend.kv_pages(layer, shape.num_blocks, shape.block_size) for layer in layers)
+    limits = SchedulerLimits(
+        max_batch_size=config.scheduler.max_batch_size,
+        max_prefill_tokens=config.scheduler.max_prefill_tokens,
+        max_model_len=max_model_len,
+        max_queue=config.scheduler.max_queue,
+    )
+    drafter = config.drafter.name
+    parts = Parts(
+        backend=backend,
+        model=model,
+        pages=pages,
+        kv=kv,
+        scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits),
+        sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
+        drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
+        tokenizer=tokenizer,
+        eos=tuple(dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))),
+        info=ModelInfo(
+            architecture=checkpoint.architecture,
+            backend=backend_name,
+            max_model_len=min(max_model_len, kv.max_sequence_len),
+            vocab_size=model.vocab_size,
+            num_blocks=shape.num_blocks,
+            block_size=shape.block_size,
+            load_seconds=time.monotonic() - started,
+        ),
+    )
+    log.info(
+        "%s on backend %s, loaded in %.1f s; KV cache %s: %d blocks of %d positions; sequences up to %d tokens",
+        checkpoint.architecture, backend_name, parts.info.load_seconds, config.kv_cache.name,
+        shape.num_blocks, shape.block_size, parts.info.max_model_len,
+    )  # fmt: skip
+    return Engine(parts)

@@ -1,0 +1,243 @@
+"""The engine: one loop that takes requests, computes a step for all of them, and sends what they gained.
+
+It calls components through `forge.interfaces` and knows neither HTTP nor which model or device is behind them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING
+
+from attrs import define, frozen
+
+from forge.engine.commit import commit
+from forge.engine.request import Abort, Accepted, Delta, Deltas, ErrorInfo, ModelInfo, Refused, Request, Stop, Submit
+from forge.engine.sequence import LiveSequence
+from forge.errors import EngineFault, ForgeError, InvalidRequest
+from forge.interfaces.sampler import Picked, TokenLogprobs
+from forge.interfaces.scheduler import Batch, Span
+
+if TYPE_CHECKING:
+    from forge.engine.channel import Channel
+    from forge.interfaces.backend import Backend, Pages
+    from forge.interfaces.drafter import Drafter
+    from forge.interfaces.kv_cache import KVCache
+    from forge.interfaces.model import Model
+    from forge.interfaces.sampler import Sampler
+    from forge.interfaces.scheduler import Scheduler
+    from forge.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+MAX_DRAFT = 16
+"""The longest draft that a drafter is asked for."""
+
+
+@frozen
+class Parts:
+    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation."""
+
+    backend: Backend
+    model: Model
+    pages: tuple[Pages, ...]
+    kv: KVCache
+    scheduler: Scheduler
+    sampler: Sampler
+    drafter: Drafter | None
+    tokenizer: Tokenizer
+    eos: tuple[int, ...]
+    info: ModelInfo
+
+
+@define
+class Answers:
+    """A request's sequences that aren't over yet."""
+
+    request: Request
+    live: dict[int, LiveSequence]
+
+
+class Engine:
+    """Runs steps until it's told to stop. Not thread-safe: one thread calls `run`, or `admit` and `step`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.requests: dict[str, Answers] = {}
+        self._ids = itertools.count()
+
+    def run(self, channel: Channel) -> None:
+        """Serve until the channel brings `Stop` or its other end is gone."""
+        while self.admit(channel):
+            deltas = self.step()
+            if deltas:
+                channel.send(Deltas(deltas))
+
+    def step(self) -> list[Delta]:
+        """Compute one batch and say what it brought; nothing to do brings nothing."""
+        batch = self.parts.scheduler.schedule(self.speculate())
+        if batch is None:
+            return []
+        deltas = []
+        for span, picked in self.compute(batch):
+            delta = self.commit(span, picked)
+            if delta is not None:
+                deltas.append(delta)
+        return deltas
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is alive."""
+        return not self.requests
+
+    # -- requests
+
+    def admit(self, channel: Channel) -> bool:
+        """Take what has come, waiting for it if there's nothing else to do; False once it's time to stop."""
+        for message in channel.receive(wait=self.idle):
+            match message:
+                case Submit(request):
+                    try:
+                        self.submit(request)
+                        channel.send(Accepted(request.id))
+                    except ForgeError as error:
+                        channel.send(Refused(request.id, ErrorInfo.of(error)))
+                case Abort(request_id):
+                    self.abort(request_id)
+                case Stop():
+                    return False
+        return True
+
+    def submit(self, request: Request) -> None:
+        """Queue a request's sequences. Errors: `InvalidRequest`, `ContextLengthExceeded`, `QueueFull`."""
+        parts, prompt_len = self.parts, len(request.prompt)
+        if request.id in self.requests:
+            raise InvalidRequest(f"a request with the id {request.id!r} is running already")
+        if not prompt_len:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        worst = max(request.prompt)
+        if min(request.prompt) < 0 or worst >= parts.model.vocab_size:
+            raise InvalidRequest(
+                f"the prompt's token ids must be between 0 and {parts.model.vocab_size - 1}", param="prompt"
+            )
+        room = parts.info.max_model_len
+        # With no limit asked for, an answer may fill the context; it needs room for one token at least.
+        max_len = max(room, prompt_len + 1) if request.max_tokens is None else prompt_len + request.max_tokens
+        parts.scheduler.check(prompt_len, max_len, request.n)
+        answers = Answers(request, {})
+        for choice in range(request.n):
+            seq = LiveSequence(
+                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer
+            )
+            answers.live[choice] = seq
+            parts.scheduler.add(seq)
+        self.requests[request.id] = answers
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request and all that it holds; unknown ids are fine, since it may have finished just now."""
+        answers = self.requests.pop(request_id, None)
+        if answers is not None:
+            for seq in answers.live.values():
+                self.parts.scheduler.abort(seq.id)
+                self._forget(seq)
+
+    # -- the step
+
+    def speculate(self) -> Mapping[int, Seq[int]]:
+        """Drafts by sequence id, for those that are decoding."""
+        drafter = self.parts.drafter
+        if drafter is None:
+            return {}
+        drafts = {}
+        for seq in self.parts.scheduler.running:
+            limit = min(MAX_DRAFT, seq.max_len - len(seq.tokens) - 1)
+            if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
+                try:
+                    draft = drafter.propose(seq, limit)[:limit]
+                except Exception:
+                    log.exception("the drafter failed; sequence %d goes on without a draft", seq.id)
+                    continue
+                if draft:
+                    drafts[seq.id] = draft
+        return drafts
+
+    def compute(self, batch: Batch) -> Iterable[tuple[Span, Draws | ForgeError]]:
+        """Run the model and the sampler; if a component raises, again row by row, so that only the culprits fail."""
+        try:
+            return self._compute(batch)
+        except Exception as error:
+            if len(batch.spans) == 1:
+                log.exception("a step failed")
+                return [(batch.spans[0], EngineFault(f"this request's step failed: {type(error).__name__}: {error}"))]
+            log.warning("a step of %d sequences failed and runs again one by one: %r", len(batch.spans), error)
+            return [result for span in batch.spans for result in self.compute(Batch((span,)))]
+
+    def _compute(self, batch: Batch) -> list[tuple[Span, Draws | ForgeError]]:
+        parts = self.parts
+        inputs = parts.backend.stage(batch, parts.kv, parts.pages)
+        hidden = parts.backend.forward(parts.model, inputs)
+        picked = parts.sampler.sample(parts.model.logits(hidden), {}, batch)
+        return [(span, Draws.of(picked, i)) for i, span in enumerate(batch.spans)]
+
+    def commit(self, span: Span, picked: Draws | ForgeError) -> Delta | None:
+        """Take a span's draws into its sequence, and end it where it's over or has failed."""
+        parts, seq = self.parts, span.seq
+        assert isinstance(seq, LiveSequence)
+        error = None
+        if isinstance(picked, ForgeError):
+            seq.finish_reason, error = "error", ErrorInfo.of(picked)
+        else:
+            commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
+            if span.drafts and parts.drafter is not None:
+                parts.drafter.observe(seq, span.drafts, max(0, len(picked.tokens) - 1))
+        delta = seq.delta(error)
+        if seq.finish_reason is not None:
+            parts.scheduler.finished(seq)
+            self._forget(seq)
+            live = self.requests[seq.request.id].live
+            del live[seq.choice]
+            if not live:
+                del self.requests[seq.request.id]
+        return delta
+
+    def _forget(self, seq: LiveSequence) -> None:
+        self.parts.sampler.release(seq)
+        if self.parts.drafter is not None:
+            self.parts.drafter.release(seq)
+
+    # -- the end, and tests
+
+    def check(self) -> None:
+        """Prove that nothing is lost: the cache's books are right, and an idle engine holds nothing. AssertionError."""
+        parts = self.parts
+        parts.kv.check()
+        live = sum(len(answers.live) for answers in self.requests.values())
+        held = len(parts.scheduler.running) + len(parts.scheduler.waiting)
+        assert held == live, f"{held} sequences are scheduled, {live} are alive"
+        if self.idle:
+            usage = parts.kv.usage()
+            assert usage.used == 0, f"{usage.used} blocks are held by nobody"
+            assert not parts.sampler.state(), "the sampler remembers sequences that are over"
+
+    def close(self) -> None:
+        """Drop all requests and free the device."""
+        for request_id in list(self.requests):
+            self.abort(request_id)
+        self.parts.backend.close()
+
+
+@frozen
+class Draws:
+    """One span's share of `Picked`."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs] | None
+    prompt_logprobs: list[TokenLogprobs]
+
+    @classmethod
+    def of(cls, picked: Picked, span: int) -> Draws:
+        """The draws of span number `span`."""
+        return cls(picked.tokens[span], picked.logprobs[span], picked.prompt_logprobs[span])

@@ -1,0 +1,51 @@
+"""The engine process: ``python -m forge.engine.process FD``, started by the supervisor with one end of a socket pair."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from forge.config import from_dict
+from forge.engine.channel import SocketChannel
+from forge.engine.request import ErrorInfo, LoadFailed, Ready, Start
+from forge.errors import ForgeError
+
+log = logging.getLogger(__name__)
+
+
+def main(fd: int) -> int:
+    """Load what `Start` says, serve until `Stop` or until the server is gone; the exit status."""
+    # Both signals go to whole process groups: the server decides, and the channel tells.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = SocketChannel(socket.socket(fileno=fd))
+    (start,) = channel.receive(wait=True)
+    if not isinstance(start, Start):
+        return 0
+    config = from_dict(start.config)
+    logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s engine: %(message)s")
+    from forge import assemble, plugins
+
+    try:
+        registry = plugins.load(allow=config.plugins.allow, deny=config.plugins.deny)
+        engine = assemble.build(config, registry, Path(start.model_path))
+    except (ForgeError, MemoryError, OSError, RuntimeError) as error:
+        if not isinstance(error, ForgeError):
+            log.exception("the model could not be loaded")
+        channel.send(LoadFailed(ErrorInfo.of(error)))
+        return 1
+    registry.hook.forge_engine_started(engine=engine)
+    channel.send(Ready(engine.parts.info))
+    try:
+        engine.run(channel)
+    finally:
+        registry.hook.forge_engine_stopped(engine=engine)
+        engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,103 @@
+"""A live sequence: one of a request's answers, from its acceptance to its last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from forge.engine.request import Delta, ErrorInfo, FinishReason, Request, Usage
+from forge.interfaces.constraint import Matcher
+from forge.interfaces.sampler import SamplingParams, TokenLogprobs
+from forge.text.detokenizer import Detokenizer, StopStrings
+from forge.text.tokenizer import Tokenizer
+
+
+class LiveSequence:
+    """What `forge.interfaces.scheduler.Sequence` promises to the components, and what the engine needs besides.
+
+    eos: ids that end it. pending: tokens, with their log-probabilities, that no delta has reported yet.
+    """
+
+    def __init__(
+        self, id: int, request: Request, choice: int, max_len: int, arrival: float, eos: Seq[int], tokenizer: Tokenizer
+    ) -> None:
+        self.id = id
+        self.request = request
+        self.choice = choice
+        self.tokens: list[int] = list(request.prompt)
+        self.prompt_len = len(request.prompt)
+        self.max_len = max_len
+        self.arrival = arrival
+        self.num_computed = 0
+        self.num_cached = 0
+        self.matcher: Matcher | None = None
+        self.eos = frozenset(request.stop_token_ids if request.ignore_eos else [*request.stop_token_ids, *eos])
+        self.banned: Seq[int] = tuple(eos) if request.ignore_eos else ()
+        self.finish_reason: FinishReason | None = None
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopStrings(request.stop)
+        self._text: list[str] = []
+        self._pending_ids: list[int] = []
+        self._pending_logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[TokenLogprobs] = []
+        self._scored = 1  # the first prompt token follows nothing, so that it has no score
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.request.sampling
+
+    @property
+    def prompt_logprobs(self) -> bool:
+        return self.request.prompt_logprobs
+
+    def append(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """Take a token in; sets `finish_reason` if it's the last one."""
+        self.tokens.append(token)
+        if token in self.eos:
+            self.finish("stop")
+            return
+        self._pending_ids.append(token)
+        if logprobs is not None:
+            self._pending_logprobs.append(logprobs)
+        text, stopped = self._stops.feed(self._detokenizer.add(token))
+        self._text.append(text)
+        if stopped:
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.max_len:
+            self.finish("length")
+
+    def finish(self, reason: FinishReason) -> None:
+        """End here: what was held back, for it might have become a stop string or a character, is text after all."""
+        text, stopped = self._stops.feed(self._detokenizer.finish())
+        self._text.append(text if stopped else text + self._stops.finish())
+        self.finish_reason = "stop" if stopped else reason
+
+    def score(self, first: int, logprobs: Seq[TokenLogprobs]) -> None:
+        """Log-probabilities of prompt tokens from position `first` on; a recomputation brings the same ones again."""
+        self._prompt_logprobs += logprobs[max(0, self._scored - first) :]
+        self._scored = max(self._scored, first + len(logprobs))
+
+    def delta(self, error: ErrorInfo | None = None) -> Delta | None:
+        """What there is to report since the last one; None if that isn't worth a message."""
+        text = "".join(self._text)
+        if not text and self.finish_reason is None:
+            return None
+        delta = Delta(
+            request_id=self.request.id,
+            choice=self.choice,
+            text=text,
+            token_ids=self._pending_ids,
+            logprobs=self._pending_logprobs if self.sampling.logprobs is not None else None,
+            prompt_logprobs=self._prompt_logprobs or None,
+            finish_reason=self.finish_reason,
+            usage=self._usage() if self.finish_reason is not None else None,
+            error=error,
+        )
+        self._text, self._pending_ids, self._pending_logprobs, self._prompt_logprobs = [], [], [], []
+        return delta
+
+    def _usage(self) -> Usage:
+        return Usage(self.prompt_len, len(self.tokens) - self.prompt_len, self.num_cached)

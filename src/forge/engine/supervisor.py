@@ -1,0 +1,267 @@
+"""The server's side of the engine: starts the engine process, carries requests to it, and starts it anew when it dies.
+
+Runs in the server's event loop; imports nothing that a model needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from forge.config import Config, to_dict
+from forge.engine.channel import HEADER, READ_BYTES, decode, encode
+from forge.engine.request import (
+    Abort,
+    Accepted,
+    Delta,
+    Deltas,
+    LoadFailed,
+    ModelInfo,
+    Ready,
+    Refused,
+    Request,
+    Start,
+    Stop,
+    Submit,
+    ToEngine,
+)
+from forge.errors import EngineUnavailable, ForgeError
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "restarting", "failed", "stopped"]
+
+STOP_SECONDS = 10.0
+"""How long an engine that was told to stop may take before it's killed."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds between an engine's death and its restart; doubled each time it dies before it's ready."""
+
+
+class Answer:
+    """What the engine says to one request: iterate over its deltas until all choices are over.
+
+    A reader that's slower than the engine gets deltas of a choice merged, so that what waits is bounded by the answer's
+    own length. Errors while iterating: `EngineUnavailable` if the engine dies.
+    """
+
+    def __init__(self, client: EngineClient, request: Request) -> None:
+        self._client = client
+        self._request_id = request.id
+        self._unread = self._undelivered = request.n
+        self._waiting: dict[int, Delta] = {}
+        self._error: ForgeError | None = None
+        self._news = asyncio.Event()
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if not self._unread:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        choice = next(iter(self._waiting))
+        delta = self._waiting.pop(choice)
+        if delta.finish_reason is not None:
+            self._unread -= 1
+        return delta
+
+    def abort(self) -> None:
+        """Tell the engine that nobody listens any more. Idempotent; fine after the end too."""
+        self._client.abort(self._request_id)
+
+    def deliver(self, delta: Delta) -> bool:
+        """Called by the client for each delta of this request; whether it was the last one of the last choice."""
+        earlier = self._waiting.get(delta.choice)
+        self._waiting[delta.choice] = delta if earlier is None else merge(earlier, delta)
+        self._news.set()
+        self._undelivered -= delta.finish_reason is not None
+        return not self._undelivered
+
+    def fail(self, error: ForgeError) -> None:
+        """Called by the client when nothing more will come."""
+        self._error = error
+        self._news.set()
+
+
+def merge(a: Delta, b: Delta) -> Delta:
+    """Two deltas of one choice as one."""
+    return attrs.evolve(
+        b,
+        text=a.text + b.text,
+        token_ids=a.token_ids + b.token_ids,
+        logprobs=None if b.logprobs is None else (a.logprobs or []) + b.logprobs,
+        prompt_logprobs=a.prompt_logprobs or b.prompt_logprobs,
+    )
+
+
+class EngineClient:
+    """One engine process, kept alive.
+
+    state: "loading" (the first start), "ready", "restarting" (it died), "failed" (it can't start), "stopped". detail:
+    the same in a sentence. info: what it has loaded, once it's ready.
+    """
+
+    def __init__(self, config: Config, model_path: Path) -> None:
+        self.state: State = "loading"
+        self.detail = "the engine is loading the model"
+        self.info: ModelInfo | None = None
+        self._start_message = Start(to_dict(config), str(model_path))
+        self._accepting: dict[str, asyncio.Future[None]] = {}
+        self._answers: dict[str, Answer] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._started: asyncio.Future[ModelInfo] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start the engine process and return at once; loading goes on in the background."""
+        self._started = asyncio.get_running_loop().create_future()
+        self._supervision = asyncio.create_task(self._supervise())
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the engine has loaded its model for the first time. Errors: why it couldn't."""
+        assert self._started is not None, "start() comes first"
+        return await asyncio.shield(self._started)
+
+    async def submit(self, request: Request) -> Answer:
+        """Queue a request. Errors: what the engine refused it for; `EngineUnavailable`."""
+        if self.state != "ready":
+            raise EngineUnavailable(self.detail, retry_after=1)
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer = Answer(self, request)
+        self._accepting[request.id], self._answers[request.id] = accepted, answer
+        self._send(Submit(request))
+        try:
+            await accepted
+        except BaseException:  # refused, or the caller was cancelled: then the engine has to know
+            self.abort(request.id)
+            raise
+        return answer
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request. Idempotent."""
+        self._accepting.pop(request_id, None)
+        if self._answers.pop(request_id, None) is not None and self.state == "ready":
+            self._send(Abort(request_id))
+
+    async def stop(self) -> None:
+        """End the engine process; running requests fail."""
+        self._stopping = True
+        self._set("stopped", "the server is shutting down")
+        if self._writer is not None:
+            self._send(Stop())
+        if self._supervision is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._supervision), STOP_SECONDS)
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+            await self._supervision
+
+    # -- supervision
+
+    async def _supervise(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping:
+            failure = await self._run_once()
+            if self._stopping:
+                break
+            was_ready = self.state == "ready"
+            self._fail_all(EngineUnavailable("the engine died while it worked on this request", retry_after=1))
+            if self._started is not None and not self._started.done():
+                # Nobody was ever served: a wrong configuration doesn't mend itself.
+                self._set("failed", failure.message)
+                self._started.set_exception(failure)
+                self._started.exception()
+                return
+            pause = FIRST_PAUSE if was_ready else min(2 * pause, LONGEST_PAUSE)
+            self._set("restarting", f"the engine died ({failure.message}) and is starting again")
+            log.error("%s in %.1f s", self.detail, pause)
+            await asyncio.sleep(pause)
+        self._fail_all(EngineUnavailable("the server is shutting down"))
+
+    async def _run_once(self) -> ForgeError:
+        """Start the process and serve it to its end, which is what's returned."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "forge.engine.process", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
+            )  # fmt: skip
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
+        failure: ForgeError | None = None
+        try:
+            self._send(self._start_message)
+            while True:
+                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+                message = decode(await reader.readexactly(length))
+                if isinstance(message, LoadFailed):
+                    failure = message.error.exception()
+                else:
+                    self._receive(message)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._writer.close()
+            self._writer = None
+        status = await self._process.wait()
+        return failure or EngineUnavailable(
+            f"killed by signal {-status}" if status < 0 else f"it exited with status {status}"
+        )
+
+    def _receive(self, message: Ready | Accepted | Refused | Deltas) -> None:
+        match message:
+            case Deltas(deltas):
+                for delta in deltas:
+                    answer = self._answers.get(delta.request_id)
+                    if answer is not None and answer.deliver(delta):
+                        del self._answers[delta.request_id]
+            case Accepted(request_id):
+                self._settle(request_id, None)
+            case Refused(request_id, error):
+                self._settle(request_id, error.exception())
+            case Ready(info):
+                self.info = info
+                self._set("ready", "the engine is ready")
+                if self._started is not None and not self._started.done():
+                    self._started.set_result(info)
+
+    def _settle(self, request_id: str, error: ForgeError | None) -> None:
+        accepted = self._accepting.pop(request_id, None)
+        if accepted is None or accepted.done():
+            return
+        if error is None:
+            accepted.set_result(None)
+        else:
+            self._answers.pop(request_id, None)
+            accepted.set_exception(error)
+
+    def _fail_all(self, error: ForgeError) -> None:
+        accepting, answers = self._accepting, self._answers
+        self._accepting, self._answers = {}, {}
+        for future in accepting.values():
+            if not future.done():
+                future.set_exception(error)
+        for answer in answers.values():
+            answer.fail(error)
+
+    def _set(self, state: State, detail: str) -> None:
+        if not (self._stopping and state != "stopped"):
+            self.state, self.detail = state, detail
+
+    def _send(self, message: ToEngine) -> None:
+        if self._writer is not None:
+            self._writer.write(encode(message))
+
