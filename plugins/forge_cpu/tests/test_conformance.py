@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from forge.testing.backend import BackendConformance
 from forge_cpu import CpuOptions
 from forge_cpu.backend import CpuBackend
+
+from forge.testing.backend import BackendConformance
 
 
 class TestFloat32(BackendConformance):

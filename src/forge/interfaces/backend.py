@@ -23,8 +23,9 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
-from attrs import field, frozen
+from attrs import frozen
 
+from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled, uniforms
 
 if TYPE_CHECKING:
@@ -211,15 +212,6 @@ class DensePages(Pages):
         else:
             k, v = self.k[blocks].flatten(0, 1), self.v[blocks].flatten(0, 1)
         return k.float(), v.float()
-
-
-@frozen
-class DenseOptions:
-    """Options of the plain backend. dtype: of the weights. kv_dtype: of the KV cache ("auto": as the weights)."""
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    kv_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Literal["cpu", "cuda"] = "cpu"
 
 
 # -------------------------------------------------------------------------------------------------------------- backend

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from forge.interfaces.backend import AttentionSpec, Backend, DenseOptions, Pages, StepInputs, serves
 
+from forge.interfaces.backend import AttentionSpec, Backend, DenseOptions, Pages, StepInputs, serves
 from forge_cpu import CpuOptions
 from forge_cpu.machine import has_native_bf16, usable_cores
 

@@ -1,0 +1,165 @@
+"""The command line: ``forge run | config | plugins | doctor | pull | models``, and whatever plugins add.
+
+A `ForgeError` becomes one message on standard error and exit code 1, or 2 if the configuration is at fault. Nothing
+here imports torch, and what only one command needs is imported there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from forge import __version__
+from forge.cli.group import ForgeGroup
+from forge.config import FLAGS, Config, Flag, Origins, load_config
+from forge.plugins import Registry, load
+
+
+@click.group(cls=ForgeGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="forge")
+def cli() -> None:
+    """Serve language models; every part of the server is a plugin."""
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="forge")
+
+
+# ----------------------------------------------------------------------------------------- flags that commands share
+
+
+class _FlagType(click.ParamType[Any]):
+    def __init__(self, flag: Flag) -> None:
+        self.name = flag.metavar
+        self.flag = flag
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.flag.parse(value)
+        except ValueError:
+            wanted = self.flag.metavar.replace("N", "an integer").replace("|", " or ")
+            self.fail(f"expected {wanted}, got {value!r}", param, ctx)
+
+
+_config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="Configuration file [default: forge.toml]."
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _configured(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all flags of the configuration, and the configuration that they and the file make."""
+
+    @wraps(function)
+    def command(config_path: Path | None, model: str | None, **values: Any) -> None:
+        flags = {flag.name: values.pop(_variable(flag)) for flag in FLAGS}
+        if model is not None:
+            if flags["--model-path"] is not None:
+                raise click.UsageError("the model is named twice, as an argument and by --model-path")
+            flags["--model-path"] = model
+        function(*load_config(config_path, flags), **values)
+
+    decorated: Callable[..., None] = command
+    for flag in reversed(FLAGS):
+        names = [flag.name, *([flag.short] if flag.short else []), _variable(flag)]
+        decorated = click.option(*names, type=_FlagType(flag), metavar=flag.metavar, help=flag.summary)(decorated)
+    return click.argument("model", required=False)(_config_option(decorated))
+
+
+def _variable(flag: Flag) -> str:
+    return flag.name.removeprefix("--").replace("-", "_")
+
+
+def _installed(config: Config) -> Registry:
+    return load(config.plugins.allow, config.plugins.deny)
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@cli.command()
+@_configured
+def run(config: Config, origins: Origins) -> None:
+    """Serve MODEL [default: smollm2] over HTTP."""
+    from forge.cli.settings import component_options
+    from forge.models import resolve
+    from forge.server.app import serve
+
+    logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s %(message)s")
+    registry = _installed(config)
+    component_options(config, origins, registry)  # rather now than after a download
+    model_path = resolve(config.model.path, registry, progress=sys.stderr.isatty())
+    asyncio.run(serve(config, registry, model_path))
+
+
+@cli.command("config")
+@_json_option
+@_configured
+def show_config(config: Config, origins: Origins, as_json: bool) -> None:
+    """Print the configuration and where each value comes from."""
+    from forge.cli.settings import as_toml, effective
+
+    settings = effective(config, origins, _installed(config))
+    if as_json:
+        click.echo(json.dumps([attrs.asdict(setting) for setting in settings], indent=2, default=str))
+    else:
+        click.echo(as_toml(settings), nl=False)
+
+
+@cli.command()
+@_config_option
+@_json_option
+def plugins(config_path: Path | None, as_json: bool) -> None:
+    """List what is installed, what can run here, what is broken."""
+    from forge.cli.report import plugin_report, plugin_text
+
+    report = plugin_report(_installed(load_config(config_path)[0]))
+    click.echo(json.dumps(report, indent=2) if as_json else plugin_text(report))
+
+
+@cli.command()
+@_config_option
+@_json_option
+def doctor(config_path: Path | None, as_json: bool) -> None:
+    """Say what this machine can run, and why not the rest.
+
+    The exit code is 1 if no backend can run.
+    """
+    from forge.cli.report import doctor_report, doctor_text
+
+    report = doctor_report(_installed(load_config(config_path)[0]))
+    click.echo(json.dumps(report, indent=2) if as_json else doctor_text(report))
+    if report["chosen"] is None:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("name")
+@_config_option
+def pull(name: str, config_path: Path | None) -> None:
+    """Fetch the model NAME if need be, and print its path."""
+    from forge.models import resolve
+
+    registry = _installed(load_config(config_path)[0])
+    click.echo(resolve(name, registry, progress=sys.stderr.isatty()))
+
+
+@cli.command()
+@_config_option
+@_json_option
+def models(config_path: Path | None, as_json: bool) -> None:
+    """List the models on this disk and the short names."""
+    from forge.cli.report import model_report, model_text
+
+    report = model_report(_installed(load_config(config_path)[0]))
+    click.echo(json.dumps(report, indent=2) if as_json else model_text(report))

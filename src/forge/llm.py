@@ -1,0 +1,249 @@
+"""`LLM`: the engine in this process, without a server. The same components, configuration and fields as over HTTP.
+
+A face of Forge as the server is one, so it shares the server's wire types: a field means the same in both.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from attrs import define, field, frozen
+
+from forge import assemble, models, plugins
+from forge.config import load_config
+from forge.engine.channel import LocalChannel
+from forge.engine.request import (
+    Abort,
+    Delta,
+    Deltas,
+    FinishReason,
+    FromEngine,
+    ModelInfo,
+    Refused,
+    Request,
+    Stop,
+    Submit,
+    Usage,
+)
+from forge.errors import EngineUnavailable, ForgeError
+from forge.interfaces.sampler import TokenLogprobs
+from forge.server.openai import chat_completion, completion, engine_request
+from forge.text.template import build_chat_template
+from forge.text.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from forge.engine.engine import Engine
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int]
+
+
+@define
+class Choice:
+    """One answer. logprobs: one for each of `token_ids`, where asked for; finish_reason: "stop" or "length"."""
+
+    text: str = ""
+    token_ids: list[int] = field(factory=list)
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    usage: Usage | None = None
+
+
+@frozen
+class Output:
+    """What one prompt gave: its `n` choices. `text` is the first one's."""
+
+    prompt_token_ids: list[int]
+    choices: list[Choice]
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+
+class LLM:
+    """A loaded model. Use it from any threads, and as a context manager, or `close` it.
+
+    model: an alias, a path or a reference, as for ``forge run``. config: a forge.toml. Other arguments are the flags of
+    ``forge run`` with underscores (``backend="torch"``, ``max_model_len=2048``). Errors: any `ForgeError` of loading.
+    """
+
+    def __init__(self, model: str | Path | None = None, *, config: str | Path | None = None, **flags: Any) -> None:
+        if model is not None:
+            flags["model_path"] = str(model)
+        self.config, _ = load_config(None if config is None else Path(config), flags)
+        self._registry = plugins.load(allow=self.config.plugins.allow, deny=self.config.plugins.deny)
+        self._path = models.resolve(self.config.model.path, self._registry)
+        checkpoint = assemble.open_checkpoint(self._registry, self._path)
+        self.tokenizer = build_tokenizer(checkpoint.tokenizer)
+        self.template = build_chat_template(checkpoint.tokenizer, self.tokenizer)
+        self._defaults = checkpoint.generation
+        self._lock = threading.Lock()
+        self._inboxes: dict[str, queue.SimpleQueue[Delta | ForgeError]] = {}
+        self._channel = LocalChannel(self._deliver)
+        self._failure: ForgeError | None = None
+        loaded: Future[Engine] = Future()
+        # Built in its own thread: torch's thread count belongs to the thread that sets it.
+        self._thread = threading.Thread(target=self._run, args=(loaded,), name="forge-engine", daemon=True)
+        self._thread.start()
+        self.engine = loaded.result()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What has been loaded."""
+        return self.engine.parts.info
+
+    @overload
+    def chat(self, messages: Sequence[Message], **fields: Any) -> Output: ...
+    @overload
+    def chat(self, messages: Sequence[Sequence[Message]], **fields: Any) -> list[Output]: ...
+
+    def chat(self, messages: Sequence[Message] | Sequence[Sequence[Message]], **fields: Any) -> Output | list[Output]:
+        """Answer one chat, or several at once. Fields are those of ``/v1/chat/completions``; errors: `ForgeError`."""
+        if not messages or isinstance(messages[0], Mapping):
+            return self._collect([self._chat_request(messages, fields)])[0]
+        return self._collect([self._chat_request(chat, fields) for chat in messages])
+
+    @overload
+    def generate(self, prompts: str, *, max_tokens: int = 256, **fields: Any) -> Output: ...
+    @overload
+    def generate(self, prompts: Sequence[Prompt], *, max_tokens: int = 256, **fields: Any) -> list[Output]: ...
+
+    def generate(
+        self, prompts: str | Sequence[Prompt], *, max_tokens: int = 256, **fields: Any
+    ) -> Output | list[Output]:
+        """Go on from a text, or from several texts or lists of token ids at once. Fields as in ``/v1/completions``."""
+        fields["max_tokens"] = max_tokens
+        if isinstance(prompts, str):
+            return self._collect([self._text_request(prompts, fields)])[0]
+        return self._collect([self._text_request(prompt, fields) for prompt in prompts])
+
+    def stream(self, prompt: str | Sequence[Message], **fields: Any) -> Iterator[Delta]:
+        """The deltas of one chat (messages) or continuation (text) as they come. Leaving the loop aborts the answer."""
+        if isinstance(prompt, str):
+            return self._stream(self._text_request(prompt, fields))
+        return self._stream(self._chat_request(prompt, fields))
+
+    def close(self) -> None:
+        """Stop the engine and free the model."""
+        self._channel.put(Stop())
+        self._thread.join()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- requests
+
+    def _chat_request(self, messages: Any, fields: Mapping[str, Any]) -> Request:
+        body = {"messages": [dict(message) for message in messages], **fields}
+        wire, _ = chat_completion(body)
+        text = self.template.render([message.for_template() for message in wire.messages])
+        ids = self.tokenizer.encode(text, add_special=False, parse_special=True)
+        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
+
+    def _text_request(self, prompt: Prompt, fields: Mapping[str, Any]) -> Request:
+        wire, _ = completion({"prompt": prompt if isinstance(prompt, str) else list(prompt), **fields})
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
+
+    def _stream(self, request: Request) -> Iterator[Delta]:
+        self._submit([request])
+        try:
+            yield from self._deltas(request)
+        finally:
+            self._drop(request)
+
+    def _collect(self, requests: Sequence[Request]) -> list[Output]:
+        self._submit(requests)
+        try:
+            return [self._gather(request) for request in requests]
+        finally:  # should one be refused, the others aren't wanted any more
+            for request in requests:
+                self._drop(request)
+
+    def _gather(self, request: Request) -> Output:
+        choices = [Choice() for _ in range(request.n)]
+        for delta in self._deltas(request):
+            choice = choices[delta.choice]
+            choice.text += delta.text
+            choice.token_ids += delta.token_ids
+            if delta.logprobs is not None:
+                choice.logprobs = (choice.logprobs or []) + delta.logprobs
+            choice.finish_reason, choice.usage = delta.finish_reason, delta.usage
+        return Output(request.prompt, choices)
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            for request in requests:
+                self._inboxes[request.id] = queue.SimpleQueue()
+        for request in requests:
+            self._channel.put(Submit(request))
+
+    def _deltas(self, request: Request) -> Iterator[Delta]:
+        inbox, unfinished = self._inboxes[request.id], request.n
+        while unfinished:
+            item = inbox.get()
+            if isinstance(item, ForgeError):
+                raise item
+            if item.error is not None:
+                raise item.error.exception()
+            unfinished -= item.finish_reason is not None
+            yield item
+
+    def _drop(self, request: Request) -> None:
+        with self._lock:
+            known = self._inboxes.pop(request.id, None)
+        if known is not None:
+            self._channel.put(Abort(request.id))  # fine after the end too
+
+    # -- the engine's thread
+
+    def _run(self, loaded: Future[Engine]) -> None:
+        try:
+            engine = assemble.build(self.config, self._registry, self._path)
+        except BaseException as error:
+            loaded.set_exception(error)
+            return
+        self._registry.hook.forge_engine_started(engine=engine)
+        loaded.set_result(engine)
+        failure = EngineUnavailable("the engine has been closed")
+        try:
+            engine.run(self._channel)
+        except BaseException as error:
+            failure = EngineUnavailable(f"the engine failed: {type(error).__name__}: {error}")
+            raise
+        finally:
+            with self._lock:
+                self._failure = failure
+                for inbox in self._inboxes.values():
+                    inbox.put(failure)
+            self._registry.hook.forge_engine_stopped(engine=engine)
+            engine.close()
+
+    def _deliver(self, message: FromEngine) -> None:
+        match message:
+            case Deltas(deltas):
+                for delta in deltas:
+                    self._put(delta.request_id, delta)
+            case Refused(request_id, error):
+                self._put(request_id, error.exception())
+
+    def _put(self, request_id: str, item: Delta | ForgeError) -> None:
+        with self._lock:
+            inbox = self._inboxes.get(request_id)
+        if inbox is not None:
+            inbox.put(item)

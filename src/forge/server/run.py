@@ -1,0 +1,169 @@
+"""One server process from start to end: engine client, tokenizer, Hypercorn, signals, the orderly shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypercorn.asyncio
+from hypercorn.config import Config as HypercornConfig
+
+from forge.config import Config
+from forge.engine.supervisor import EngineClient
+from forge.errors import ConfigError
+from forge.models import ALIASES
+from forge.server.app import create_app
+from forge.server.service import Service, TextParts
+
+if TYPE_CHECKING:
+    from quart import Quart
+
+    from forge.plugins import Registry
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 5.0
+"""How long responses that were cut short, and then idle connections, may take to be sent and closed."""
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open. Longer than proxies and clients keep theirs, so that they close first."""
+
+ACCESS_LOG = '%(h)s "%(r)s" %(s)s %(b)s bytes in %(L)s s, request %({x-request-id}o)s'
+
+
+async def serve(config: Config, registry: Registry, model_path: Path) -> None:
+    """Serve a model until SIGTERM or SIGINT, then let running answers end and return; a second signal kills at once.
+
+    model_path: the resolved file or directory. The server answers from the start, 503 while it loads. Errors:
+    `ConfigError` for an address that can't be had or a bad key file; those of loading the model.
+    """
+    model_id, names = model_names(config, model_path)
+    client = EngineClient(config, model_path)
+    service = Service(client, model_id, names)
+    app = create_app(config, service)
+    with listen(config.server.host, config.server.port) as listening:
+        registry.hook.forge_app_created(app=app, client=client)
+        stop = _signals()
+        await client.start()
+        try:
+            log.info("listening on http://%s:%d", *listening.getsockname()[:2])
+            loading = asyncio.create_task(_load(service, registry, model_path))
+            await run(app, service, listening, config.server.drain_timeout, stop, loading)
+        finally:
+            await client.stop()
+
+
+async def run(
+    app: Quart,
+    service: Service,
+    listening: socket.socket,
+    drain_timeout: float,
+    stop: asyncio.Event,
+    loading: asyncio.Task[None],
+) -> None:
+    """Serve until `stop` is set or `loading` fails, then drain. Errors: those of `loading`."""
+    closing = asyncio.Event()
+    settings = hypercorn_settings(listening)
+    serving = asyncio.create_task(hypercorn.asyncio.serve(app, settings, shutdown_trigger=closing.wait))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((serving, stopping, loading), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and loading.exception() is None:
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await drain(service, drain_timeout)
+    finally:
+        closing.set()
+        await asyncio.wait((serving,), timeout=LAST_WORDS_SECONDS)
+        for task in (serving, stopping, loading):  # a client that reads nothing would hold the server forever
+            task.cancel()
+        ended = await asyncio.gather(serving, stopping, loading, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
+
+
+async def drain(service: Service, seconds: float) -> None:
+    """Take no more requests, wait for the running ones up to so many seconds, then end the rest."""
+    in_flight = service.in_flight
+    in_flight.stopping = True
+    log.info("stopping: %d requests are being answered and have %g seconds to end", len(in_flight), seconds)
+    if not await in_flight.idle(seconds):
+        log.warning("ending %d requests that took longer than server.drain_timeout", len(in_flight))
+        in_flight.cut.set()
+        await in_flight.idle(LAST_WORDS_SECONDS)
+
+
+def model_names(config: Config, model_path: Path) -> tuple[str, frozenset[str]]:
+    """What the model is called in responses, and all that requests may call it."""
+    reference = config.model.path
+    if reference in ALIASES:
+        name = reference
+    elif reference.startswith("hf:"):
+        name = reference.removeprefix("hf:")
+    else:
+        name = Path(reference.rpartition("#")[2]).name.removesuffix(".gguf") or model_path.name
+    name = config.model.served_name or name
+    return name, frozenset({name, reference, str(model_path), model_path.name, model_path.stem})
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any free one. `ConfigError` if it can't be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(f"server: can't listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def hypercorn_settings(listening: socket.socket) -> HypercornConfig:
+    """Hypercorn's configuration: none of its limits on time touches a request that is being answered."""
+    settings = HypercornConfig()
+    settings.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it's given
+    settings.backlog = 2048
+    settings.read_timeout = None
+    settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    settings.graceful_timeout = LAST_WORDS_SECONDS
+    settings.include_server_header = False
+    settings.accesslog = logging.getLogger("forge.server.access")
+    settings.access_log_format = ACCESS_LOG
+    settings.errorlog = logging.getLogger("forge.server.http")
+    return settings
+
+
+async def _load(service: Service, registry: Registry, model_path: Path) -> None:
+    """Read the tokenizer and the chat template, in a thread, while the engine loads the weights; wait for both."""
+    service.text = await asyncio.to_thread(_read_text, registry, model_path)
+    await service.client.ready()
+
+
+def _read_text(registry: Registry, model_path: Path) -> TextParts:
+    from forge.assemble import open_checkpoint
+    from forge.text.template import build_chat_template
+    from forge.text.tokenizer import build_tokenizer
+
+    checkpoint = open_checkpoint(registry, model_path)
+    tokenizer = build_tokenizer(checkpoint.tokenizer)
+    return TextParts.of(tokenizer, build_chat_template(checkpoint.tokenizer, tokenizer), checkpoint.generation)
+
+
+def _signals() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; the next one does what it would to any process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    both = (signal.SIGTERM, signal.SIGINT)
+
+    def told() -> None:
+        for number in both:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in both:
+        loop.add_signal_handler(number, told)
+    return stop
