@@ -60,7 +60,7 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
     layers = model.kv_spec()
     free, _ = backend.memory()
     options = registry.options("kv_cache", config.kv_cache.name, config.kv_cache.options)
-    cache_class = registry.factory("kv_cache", config.kv_cache.name)
+    cache_class: Any = registry.factory("kv_cache", config.kv_cache.name)
     shape = cache_class.plan(
         CacheLimits(
             free_bytes=free,

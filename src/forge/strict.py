@@ -192,7 +192,7 @@ def _problems(exc: BaseException, path: Keys) -> Iterator[Problem]:
     """Flatten cattrs' tree of exceptions."""
     if isinstance(exc, ForbiddenExtraKeysError):
         known = [attribute.name for attribute in attrs.fields(exc.cl) if attribute.init]
-        for key in sorted(exc.extra_fields)[: REPORTED + 1]:
+        for key in sorted(map(str, exc.extra_fields))[: REPORTED + 1]:
             yield Problem((*path, key), f"unknown key, {nearest(key, known)}")
     elif isinstance(exc, ClassValidationError | IterableValidationError):
         for child in exc.exceptions:

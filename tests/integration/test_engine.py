@@ -147,7 +147,9 @@ class FailingDrafter(Drafter):
 
 
 @pytest.mark.parametrize("wrong_every", [0, 1, 3])
-@pytest.mark.parametrize("params", [GREEDY, SamplingParams(seed=3, top_p=0.95, presence_penalty=0.5)], ids=["greedy", "seeded"])
+@pytest.mark.parametrize(
+    "params", [GREEDY, SamplingParams(seed=3, top_p=0.95, presence_penalty=0.5)], ids=["greedy", "seeded"]
+)
 def test_drafts_change_no_token_and_right_ones_save_steps(
     tiny_engine: Engine, refit: Refit, run: Run, params: SamplingParams, wrong_every: int
 ) -> None:
@@ -186,7 +188,8 @@ class PoisonedBackend(Backend):
 
 def test_a_step_that_fails_ends_only_the_request_at_fault(tiny_engine: Engine, refit: Refit, run: Run) -> None:
     clean = [
-        Request(f"c{i}", [t for t in prompt(i, 20) if t != 200], GREEDY, max_tokens=8, ignore_eos=True) for i in range(5)
+        Request(f"c{i}", [t for t in prompt(i, 20) if t != 200], GREEDY, max_tokens=8, ignore_eos=True)
+        for i in range(5)
     ]
     biased = [evolve(r, sampling=evolve(r.sampling, logit_bias={200: -100.0})) for r in clean]
     wanted = run(refit(tiny_engine), *biased)
@@ -264,7 +267,8 @@ def test_prompt_scores_are_the_models_and_come_once(
     parts = tiny_engine.parts
     singles = []  # one by one: what the model says after each prefix, as the first drawn token's scores
     for length in range(1, len(ids)):
-        step = Request(f"l{length}", ids[:length], SamplingParams(logprobs=0, logit_bias={ids[length]: 100.0}, temperature=0.0), max_tokens=1, ignore_eos=True)  # fmt: skip
+        forced = SamplingParams(temperature=0.0, logprobs=0, logit_bias={ids[length]: 100.0})
+        step = Request(f"l{length}", ids[:length], forced, max_tokens=1, ignore_eos=True)
         singles.append(run(refit(tiny_engine), step).of(f"l{length}")[-1].logprobs[0].token)
     for name in ("only", "both"):
         reported = [lp for delta in answers.of(name) for lp in delta.prompt_logprobs or ()]
@@ -275,7 +279,9 @@ def test_prompt_scores_are_the_models_and_come_once(
     assert parts.model.vocab_size > max(ids)
 
 
-def test_choices_of_one_request_differ_and_share_the_prompts_blocks(tiny_engine: Engine, refit: Refit, run: Run) -> None:
+def test_choices_of_one_request_differ_and_share_the_prompts_blocks(
+    tiny_engine: Engine, refit: Refit, run: Run
+) -> None:
     engine = refit(tiny_engine)
     answers = run(engine, Request("n", prompt(5, 64), SamplingParams(seed=9), n=4, max_tokens=8, ignore_eos=True))
     texts = {tuple(answers.tokens("n", choice)) for choice in range(4)}

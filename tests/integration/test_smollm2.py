@@ -21,7 +21,7 @@ QUESTIONS = [
     "Name three colours.",
     "Write a haiku about the sea.",
     "Was ist 12 mal 12?",
-    "Explain photosynthesis in one sentence. Be brief, but mention chlorophyll, light, water, carbon dioxide and sugar.",
+    "Explain photosynthesis in one sentence. Be brief, but mention chlorophyll, light, water and sugar.",
     "日本の首都は？",
     "Count from one to ten.",
     "def fibonacci(n):",

@@ -27,7 +27,7 @@ class FakeSequence:
     id: int
     tokens: list[int]
     prompt_len: int
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(factory=SamplingParams)
     choice: int = 0
     banned: tuple[int, ...] = ()
     matcher: None = None
@@ -77,7 +77,9 @@ def test_a_draft_is_accepted_as_far_as_it_equals_the_draws(params: SamplingParam
     start = FakeSequence(1, [1, 2, 3], prompt_len=3, sampling=params)
     wrong = (plain[2] + 1) % VOCABULARY
     other = FakeSequence(2, [4], prompt_len=1)
-    for drafts, accepted in [((), 0), (tuple(plain[:4]), 4), ((*plain[:2], wrong, plain[3]), 2), (((plain[0] + 1) % VOCABULARY,), 0)]:
+    second = (plain[0] + 1) % VOCABULARY
+    cases = [((), 0), (tuple(plain[:4]), 4), ((*plain[:2], wrong, plain[3]), 2), ((second,), 0)]
+    for drafts, accepted in cases:
         picked = sample(DefaultSampler(Backend()), [decode(other), decode(start, drafts)], slab)
         assert picked.tokens[1] == plain[: accepted + 1]
         assert len(picked.tokens[0]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from attrs import evolve
 from forge_llama.model import LlamaModel
@@ -100,15 +101,16 @@ GGUF_REFUSED: dict[str, Any] = {
     "adapter.type": "lora",
     "qwen2.block_count": 3,
     "llama.expert_count": 8,
-    "llama.expert_used_count": 2,
+    "llama.expert_used_count": np.array([2, 2], np.int32),
     "llama.attention.causal": False,
     "llama.attention.clamp_kqv": 8.0,
     "llama.attention.max_alibi_bias": 8.0,
     "llama.attention.value_length": 16,
     "llama.attention.sliding_window_pattern": 2,
-    "llama.attention.head_count": [6, 6, 4],
-    "llama.attention.head_count_kv": [2, 1, 2],
-    "llama.feed_forward_length": [80, 80, 96],
+    "llama.attention.head_count": np.array([6, 6, 4], np.int32),
+    "llama.attention.head_count_kv": np.array([2, 1, 2], np.int32),
+    "llama.feed_forward_length": np.array([80, 80, 96], np.int32),
+    "llama.expert_group_count": 4,
     "llama.rope.dimension_count": 4,
     "llama.rope.dimension_sections": [2, 2],
     "llama.rope.scaling.type": "longrope",
@@ -143,7 +145,7 @@ def test_another_architecture(checkpoints: Any, form: str, name: str) -> None:
 
 HARMLESS: list[tuple[str, dict[str, Any]]] = [
     ("gguf", {"llama.expert_count": 0, "llama.expert_used_count": 0, "llama.attention.causal": True}),
-    ("gguf", {"llama.attention.head_count": [6, 6, 6], "llama.attention.head_count_kv": [2, 2, 2]}),
+    ("gguf", {"llama.attention.head_count": np.full(3, 6), "llama.attention.head_count_kv": np.full(3, 2)}),
     ("gguf", {"llama.tensor_data_layout": "Meta AI original pth", "general.file_type": 2}),
     ("gguf", {"quantize.imatrix.chunks_count": 100, "mradermacher.quantize_version": "2"}),
     ("gguf", {"llama.vocab_size": ABSENT, "general.type": ABSENT}),
@@ -158,6 +160,14 @@ HARMLESS: list[tuple[str, dict[str, Any]]] = [
 def test_keys_that_change_nothing_are_accepted(checkpoints: Any, form: str, changes: dict[str, Any]) -> None:
     original = checkpoints("llama", form)
     assert LlamaModel.read(changed(original, changes)) == LlamaModel.read(original)
+
+
+def test_a_hostile_key_leaves_the_message_readable(checkpoints: Any) -> None:
+    checkpoint = changed(checkpoints("llama", "safetensors"), {"x\n" * 100_000: ["y" * 100_000] * 1000})
+    with pytest.raises(UnsupportedModel) as caught:
+        LlamaModel.read(checkpoint)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1000
 
 
 def test_tensors_that_nothing_would_use(checkpoints: Any) -> None:
@@ -230,7 +240,7 @@ HOSTILE: list[tuple[str, str, Any]] = [
     ("gguf", "llama.block_count", 1 << 40),
     ("gguf", "llama.block_count", 0),
     ("gguf", "llama.attention.head_count", 0),
-    ("gguf", "llama.attention.head_count", []),
+    ("gguf", "llama.attention.head_count", np.array([], np.int32)),
     ("gguf", "llama.attention.head_count_kv", 0),
     ("gguf", "llama.attention.head_count_kv", 4),
     ("gguf", "llama.embedding_length", "big"),
@@ -276,7 +286,6 @@ def test_hostile_metadata_never_does_worse_than_an_error_of_ours(checkpoints: An
         changes["rope_parameters"] = data.draw(st.dictionaries(st.sampled_from(ROPE_KEYS), json_values, max_size=5))
     try:
         config, _ = LlamaModel.read(changed(checkpoint, changes))
-    except (ModelFileError, UnsupportedModel) as error:
-        assert len(error.message) < 1000
+    except (ModelFileError, UnsupportedModel):
         return
     assert all(math.isfinite(frequency) for frequency in config.rope.inverse_frequencies())

@@ -26,7 +26,7 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_ARRAY_DEPTH = 4
-MAX_KEY_BYTES = 65535
+MAX_KEY_LENGTH = 65535
 
 NUMBERS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8",
@@ -69,7 +69,7 @@ def read_header(file: MappedFile) -> GGUFHeader:
     for index in range(entry_count):
         cursor.where = f"metadata entry {index + 1} of {entry_count}"
         key = cursor.text()
-        if len(key) > MAX_KEY_BYTES:
+        if len(key) > MAX_KEY_LENGTH:
             raise cursor.damaged(f"has a key of {len(key)} characters")
         if key in metadata:
             raise cursor.damaged(f"repeats the key {shown(key)}")

@@ -5,6 +5,7 @@ A frame is four bytes of length, one of the message's kind, and the message in m
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import select
 import socket
@@ -81,10 +82,8 @@ class SocketChannel:
         return messages
 
     def send(self, message: FromEngine) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive says so
             self._socket.sendall(encode(message))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the next receive says so
 
     def _frames(self) -> list[ToEngine]:
         messages = []

@@ -129,9 +129,7 @@ class Engine:
         parts.scheduler.check(prompt_len, max_len, request.n)
         answers = Answers(request, {})
         for choice in range(request.n):
-            seq = LiveSequence(
-                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer
-            )
+            seq = LiveSequence(next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer)
             answers.live[choice] = seq
             parts.scheduler.add(seq)
         self.requests[request.id] = answers

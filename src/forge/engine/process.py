@@ -1,4 +1,4 @@
-"""The engine process: ``python -m forge.engine.process FD``, started by the supervisor with one end of a socket pair."""
+"""The engine process, ``python -m forge.engine.process FD``: the supervisor starts it with one end of a socket pair."""
 
 from __future__ import annotations
 

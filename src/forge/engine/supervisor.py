@@ -264,4 +264,3 @@ class EngineClient:
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None:
             self._writer.write(encode(message))
-

@@ -2,8 +2,8 @@
 
 Coarse operations (`forward`, `decoder_layer`, `attention_block`, `mlp_block`, `sample`) are a few lines each that call
 finer ones (`linear`, `attention`, `rms_norm`, …). A plugin overrides the level that it can make faster and answers
-``super().op(...)`` to what it doesn't serve. The base class reads weights and cache pages only through their own methods
-(`Prepared.rows`, `Pages.read`), so that it works, slowly, on any plugin's handles.
+``super().op(...)`` to what it doesn't serve. The base class reads weights and cache pages only through their own
+methods (`Prepared.rows`, `Pages.read`), so that it works, slowly, on any plugin's handles.
 
 Activations are float32 ``[rows, …]``: the rows of all spans of the step, one after the other.
 """
@@ -18,15 +18,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import attrs
 import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
 from attrs import frozen
 
+from forge.interfaces.drawing import adjust, draw
+from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
-from forge.interfaces.sampler import RowSampling, Sampled, uniforms
+from forge.interfaces.sampler import RowSampling, Sampled
 
 if TYPE_CHECKING:
     from forge.interfaces.kv_cache import KVCache
@@ -37,73 +38,10 @@ if TYPE_CHECKING:
 Use = Literal["linear", "embedding"]
 
 DEQUANTIZE_BYTES = 8 << 20
-"""Weights are turned into floats in pieces of about this size, so that loading needs little memory beyond the result."""
+"""Weights become floats in pieces of about this size, so that loading needs little memory beyond the result."""
 
 QUERY_ROWS = 512
 """Attention takes so many queries at a time, so that its mask stays small."""
-
-TOP_CANDIDATES = 1024
-"""Top-p looks at so many most probable tokens before it sorts a whole row."""
-
-
-# ---------------------------------------------------------------------------------------------------------- descriptions
-
-
-@frozen
-class RopeSpec:
-    """Rotary position embedding (Su et al., 2021, https://arxiv.org/abs/2104.09864).
-
-    inverse_frequencies: one for each rotated pair, scaling (linear, YaRN, Llama 3) already applied. interleaved: pairs
-    are neighbours (2i, 2i + 1), as GGUF's Llama files have them, rather than halves (i, i + dim / 2). magnitude: factor
-    on sine and cosine (YaRN's attention factor).
-    """
-
-    inverse_frequencies: tuple[float, ...]
-    interleaved: bool = False
-    magnitude: float = 1.0
-
-    @property
-    def dim(self) -> int:
-        """How many leading numbers of a head are rotated."""
-        return 2 * len(self.inverse_frequencies)
-
-
-@frozen
-class AttentionSpec:
-    """One layer's attention. `scale` multiplies the scores; `window`: how many last positions a query sees, its own
-    included (None: all).
-    """
-
-    heads: int
-    kv_heads: int
-    k_dim: int
-    v_dim: int
-    scale: float
-    window: int | None = None
-
-
-@frozen
-class LayerSpec:
-    """What a decoder layer computes. Every default means *absent*: see `serves`."""
-
-    attention: AttentionSpec
-    rope: RopeSpec
-    norm_eps: float
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-
-
-def serves(spec: Any, handled: Collection[str]) -> bool:
-    """Whether every field of an attrs spec outside `handled` has its default value, which means that it's absent.
-
-    A fused override begins with ``if not serves(spec, HANDLED): return super().op(...)``, so that a field added later
-    can't be ignored by it.
-    """
-    return all(
-        getattr(spec, a.name) == a.default for a in attrs.fields(type(spec)) if a.name not in handled
-    )
 
 
 class Prepared(ABC):
@@ -135,25 +73,6 @@ class Pages(ABC):
     @abstractmethod
     def read(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The blocks, int64 ``[n]``, as stored, in float32: k ``[n * block_size, kv_heads, k_dim]`` and v alike."""
-
-
-@frozen
-class DecoderLayer:
-    """The weights of one pre-norm decoder layer. `index` finds its pages. Vectors are float32; None: absent."""
-
-    index: int
-    attention_norm: torch.Tensor
-    qkv: Prepared
-    output: Prepared
-    mlp_norm: torch.Tensor
-    gate_up: Prepared
-    down: Prepared
-    qkv_bias: torch.Tensor | None = None
-    output_bias: torch.Tensor | None = None
-    gate_up_bias: torch.Tensor | None = None
-    down_bias: torch.Tensor | None = None
-    q_norm: torch.Tensor | None = None
-    k_norm: torch.Tensor | None = None
 
 
 @frozen
@@ -227,9 +146,7 @@ class Backend:
 
     invariance: ClassVar[Literal["bitwise", "approximate"]] = "approximate"
 
-    def __init__(
-        self, device_index: int = 0, threads: int | None = None, options: DenseOptions | None = None
-    ) -> None:
+    def __init__(self, device_index: int = 0, threads: int | None = None, options: DenseOptions | None = None) -> None:
         options = options or DenseOptions()
         self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
@@ -275,7 +192,7 @@ class Backend:
 
     def kv_bytes(self, layer: LayerKV) -> int:
         """Bytes that one position of this layer takes in the pages."""
-        return layer.kv_heads * (layer.k_dim + layer.v_dim) * self.kv_dtype.itemsize
+        return int(layer.kv_heads * (layer.k_dim + layer.v_dim) * self.kv_dtype.itemsize)
 
     def kv_pages(self, layer: LayerKV, num_blocks: int, block_size: int) -> Pages:
         """Pages for one layer, zeroed (untouched memory isn't resident until it's written)."""
@@ -317,7 +234,7 @@ class Backend:
         return torch.cat([table.rows(token, token + 1) for token in token_ids.tolist()])
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """Root-mean-square norm over the last dimension (Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467)."""
+        """Root-mean-square norm over the last dimension (Zhang, Sennrich, 2019, https://arxiv.org/abs/1910.07467)."""
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
     def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -327,9 +244,7 @@ class Backend:
         else:
             step = max(1, DEQUANTIZE_BYTES // (4 * weights.in_features))
             starts = range(0, weights.out_features, step)
-            y = torch.cat(
-                [x @ weights.rows(row, min(row + step, weights.out_features)).T for row in starts], dim=1
-            )
+            y = torch.cat([x @ weights.rows(row, min(row + step, weights.out_features)).T for row in starts], dim=1)
         return y if bias is None else y + bias
 
     def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
@@ -359,9 +274,7 @@ class Backend:
             out[start:stop] = self.span_attention(q[start:stop], k[:length], v[:length], spec)
         return out
 
-    def span_attention(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
-    ) -> torch.Tensor:
+    def span_attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
         """The last ``len(q)`` positions of one sequence attend to all of its keys up to their own.
 
         q ``[rows, heads, k_dim]``, k ``[length, kv_heads, k_dim]``, v alike → ``[rows, heads, v_dim]``.
@@ -416,9 +329,7 @@ class Backend:
         gate_up = self.linear(self.rms_norm(x, layer.mlp_norm, spec.norm_eps), layer.gate_up, layer.gate_up_bias)
         return x + self.linear(self.silu_mul(gate_up), layer.down, layer.down_bias)
 
-    def decoder_layer(
-        self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs
-    ) -> torch.Tensor:
+    def decoder_layer(self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs) -> torch.Tensor:
         """One pre-norm transformer layer: ``[n, hidden]`` → ``[n, hidden]``."""
         return self.mlp_block(self.attention_block(x, layer, spec, inputs), layer, spec)
 
@@ -435,12 +346,12 @@ class Backend:
         """
         with torch.inference_mode():
             logprobs = None if rows.logprobs is None else logits.log_softmax(-1)
-            adjusted = self._adjust(logits if logprobs is None else logits.clone(), rows)
+            adjusted = adjust(logits if logprobs is None else logits.clone(), rows)
             tokens = adjusted.argmax(-1)
             drawn = np.flatnonzero(rows.temperature > 0)
             if len(drawn):
                 at = torch.from_numpy(drawn).to(logits.device)
-                tokens[at] = self._draw(adjusted[at], rows, drawn)
+                tokens[at] = draw(adjusted[at], rows, drawn)
             if rows.targets is not None:
                 targets = torch.from_numpy(rows.targets).to(logits.device)
                 tokens = torch.where(targets >= 0, targets, tokens)
@@ -453,86 +364,6 @@ class Backend:
                 top.indices.cpu().numpy(),
                 top.values.cpu().numpy(),
             )
-
-    def _adjust(self, logits: torch.Tensor, rows: RowSampling) -> torch.Tensor:
-        """Bias, penalties, mask and bans, in place."""
-
-        def ragged(starts: np.ndarray, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-            row = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-            return torch.from_numpy(row).to(logits.device), torch.from_numpy(ids).to(logits.device)
-
-        def by_row(values: np.ndarray, row: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(values).to(logits.device)[row]
-
-        if rows.bias_starts is not None and rows.bias_ids is not None and rows.bias_values is not None:
-            row, ids = ragged(rows.bias_starts, rows.bias_ids)
-            logits[row, ids] += torch.from_numpy(rows.bias_values).to(logits.device)
-        if rows.history_starts is not None and rows.history_ids is not None and rows.history_counts is not None:
-            assert rows.repetition_penalty is not None
-            assert rows.presence_penalty is not None
-            assert rows.frequency_penalty is not None
-            row, ids = ragged(rows.history_starts, rows.history_ids)
-            counts = torch.from_numpy(rows.history_counts).to(logits.device)
-            penalty = by_row(rows.repetition_penalty, row)
-            values = logits[row, ids]
-            values = torch.where(values > 0, values / penalty, values * penalty)
-            values = values - by_row(rows.presence_penalty, row) * (counts > 0)
-            logits[row, ids] = values - by_row(rows.frequency_penalty, row) * counts
-        if rows.masks is not None:
-            words = torch.from_numpy(rows.masks).to(logits.device)
-            bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device) & 1
-            logits.masked_fill_(bits.flatten(1)[:, : logits.shape[1]] == 0, -torch.inf)
-        if rows.banned_starts is not None and rows.banned_ids is not None:
-            logits[ragged(rows.banned_starts, rows.banned_ids)] = -torch.inf
-        return logits
-
-    def _draw(self, logits: torch.Tensor, rows: RowSampling, at: np.ndarray) -> torch.Tensor:
-        """Draw from logits ``[r, vocabulary]`` of the rows `at` that aren't greedy → int64 [r]."""
-
-        def column(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values[at]).to(logits.device)[:, None]
-
-        vocabulary = logits.shape[1]
-        # Largest logit 0 first: a tiny temperature then can't overflow.
-        scaled = (logits - logits.amax(-1, keepdim=True)) / column(rows.temperature)
-        probs = scaled.softmax(-1)
-        top_k = column(np.where(rows.top_k > 0, rows.top_k, vocabulary).clip(max=vocabulary).astype(np.int64))
-        top_p = column(rows.top_p)
-        if bool((top_k < vocabulary).any()) or bool((top_p < 1).any()):
-            probs = torch.where(self._nucleus(probs, top_k, top_p), probs, 0.0)
-        min_p = column(rows.min_p)
-        probs = torch.where(probs >= min_p * probs.amax(-1, keepdim=True), probs, 0.0)
-        cumulative = probs.double().cumsum(-1)
-        total = cumulative[:, -1:]
-        u = torch.from_numpy(uniforms(rows.seed[at], rows.choice[at], rows.position[at])).to(logits.device)
-        drawn = torch.searchsorted(cumulative, u[:, None] * total, right=True)
-        last = vocabulary - 1 - (probs > 0).flip(-1).int().argmax(-1, keepdim=True)  # should u * total round up to total
-        return torch.minimum(drawn, last)[:, 0]
-
-    def _nucleus(self, probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-        """Which tokens top-k and then top-p keep (ties by lowest id), as bool ``[r, vocabulary]``.
-
-        Both keep a number of most probable tokens, so that their values in order are all that's needed; those of the
-        first `TOP_CANDIDATES` are enough unless a row is very flat.
-        """
-        vocabulary = probs.shape[1]
-        candidates = min(TOP_CANDIDATES, vocabulary)
-        while True:
-            values = probs.topk(candidates, dim=-1).values
-            cumulative = values.double().cumsum(-1)
-            kept = cumulative.gather(1, (top_k - 1).clamp(max=candidates - 1))
-            total = torch.where(top_k <= candidates, kept, 1.0)  # top-p works on what top-k leaves
-            nucleus = (cumulative < top_p.double() * total).sum(-1, keepdim=True) + 1
-            count = torch.minimum(nucleus.where(top_p < 1, vocabulary), top_k)
-            enough = (count <= candidates) | (count == vocabulary)
-            if candidates == vocabulary or bool(enough.all()):
-                break
-            candidates = vocabulary
-        everything = count >= vocabulary
-        threshold = values.gather(1, (count - 1).clamp(max=candidates - 1))
-        above = probs > threshold
-        ties = probs == threshold
-        return everything | above | (ties & (ties.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
 
     def close(self) -> None:
         """Free what the device holds; the engine is over."""

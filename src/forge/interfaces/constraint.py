@@ -68,7 +68,7 @@ class Constraint(ABC):
 
     @abstractmethod
     def lower(self, kind: str, spec: object) -> bytes:
-        """Check a specification (kind: ``"json_schema"``, ``"regex"``, ``"choice"``, …) and turn it into a compact form.
+        """Check a specification (kind: ``"json_schema"``, ``"regex"``, ``"choice"``, …) and make it compact.
 
         Runs in a worker of the server process, never in the engine. Errors: `InvalidRequest` that names the place.
         """

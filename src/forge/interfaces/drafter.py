@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Drafter(ABC):
-    """Proposes draft tokens. The factory is called without arguments, or with ``options=`` where the component has some.
+    """Proposes draft tokens. The factory is called without arguments, or with ``options=`` where it has some.
 
     A draft never changes what is generated: it is accepted as far as it equals what would have been sampled.
     """

@@ -86,7 +86,7 @@ class KVCache(ABC):
 
     @abstractmethod
     def attach(self, seq: Sequence, limit: int) -> int:
-        """Find and pin the longest reusable prefix of ``seq.tokens``, at most ``min(limit, len(tokens) - 1)`` positions.
+        """Pin the longest reusable prefix of ``seq.tokens``: at most ``min(limit, len(tokens) - 1)`` positions.
 
         Returns how many positions are there already. May be called again for a sequence that has computed nothing of
         its own yet: it then looks further.
@@ -118,4 +118,4 @@ class KVCache(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Prove the bookkeeping: every block is in exactly one state and every count is right. AssertionError if not."""
+        """Prove the bookkeeping: every block is in exactly one state, every count is right. AssertionError if not."""

@@ -30,7 +30,7 @@ class Weight(ABC):
     @property
     @abstractmethod
     def data(self) -> npt.NDArray[np.uint8]:
-        """The stored bytes, read-only, ``[rows, bytes a row]``, where rows is the product of all but the last dimension."""
+        """The stored bytes, read-only: ``[rows, bytes a row]``, rows being all dimensions but the last."""
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -39,9 +39,9 @@ class Model(ABC):
     of tensors, so that a backend may record it as a graph.
     """
 
-    vocab_size: ClassVar[int] | int
+    vocab_size: int
     """Entries of the logits."""
-    context_length: ClassVar[int] | int
+    context_length: int
     """Positions that the model was made for."""
 
     @classmethod

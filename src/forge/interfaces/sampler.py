@@ -109,9 +109,9 @@ class Picked:
 class RowSampling:
     """Everything that decides a slab's draws, as flat arrays: R rows, in the order of the logits.
 
-    The generated tokens of row r so far are ``history_ids[history_starts[r]:history_starts[r + 1]]``, each id once, with
-    its number of occurrences in `history_counts` (0 for an id that only the prompt has). Biases likewise. Arrays are
-    None where no row uses them.
+    The generated tokens of row r so far are ``history_ids[history_starts[r]:history_starts[r + 1]]``, each id once,
+    with its number of occurrences in `history_counts` (0 for an id that only the prompt has). Biases likewise. Arrays
+    are None where no row uses them.
     """
 
     temperature: npt.NDArray[np.float32]
@@ -156,7 +156,7 @@ class Sampled:
 
 
 class Sampler(ABC):
-    """Draws the next tokens of a batch. The factory is called with ``(backend)``, plus ``options=`` where it has some."""
+    """Draws the next tokens of a batch. The factory is called with ``(backend)``, plus ``options=`` if it has some."""
 
     @abstractmethod
     def sample(

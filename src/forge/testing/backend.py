@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Any
 
+import attrs
 import gguf
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +22,8 @@ import pytest
 import torch
 from attrs import evolve, field, frozen
 
-from forge.interfaces.backend import (
-    AttentionSpec,
-    Backend,
-    DecoderLayer,
-    LayerSpec,
-    Pages,
-    Prepared,
-    RopeSpec,
-    StepInputs,
-)
+from forge.interfaces.backend import Backend, Pages, Prepared, StepInputs
+from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.loader import Weight
 from forge.interfaces.model import LayerKV
 from forge.testing.sampling import SamplingConformance
@@ -144,7 +137,7 @@ class BackendConformance(SamplingConformance):
 
     def rows_of(self, weights: Prepared) -> npt.NDArray[np.float64]:
         """A handle's values as the backend itself gives them out."""
-        return weights.rows(0, weights.out_features).cpu().double().numpy()
+        return np.asarray(weights.rows(0, weights.out_features).cpu(), dtype=np.float64)
 
     def stage(self, backend: Backend, spans: Seq[tuple[int, int]], block_size: int = 4) -> tuple[StepInputs, LayerKV]:
         """Inputs for spans (start, length) of different sequences whose blocks are shuffled, and one layer's pages."""
@@ -382,8 +375,8 @@ class _HostHandle(Prepared):
 def _on_host(layer: DecoderLayer) -> DecoderLayer:
     """The same layer for the reference: handles through their own methods, vectors copied."""
     changes: dict[str, Any] = {}
-    for name in DecoderLayer.__slots__:
-        value = getattr(layer, name, None)
+    for name in attrs.fields_dict(DecoderLayer):
+        value = getattr(layer, name)
         if isinstance(value, Prepared):
             changes[name] = _HostHandle(value)
         elif isinstance(value, torch.Tensor):

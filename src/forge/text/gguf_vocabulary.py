@@ -1,8 +1,8 @@
 """Tokenizers from GGUF metadata: byte-level BPE (``gpt2``) and SentencePiece's BPE (``llama``).
 
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The metadata is a hostile file's: every array is checked
-before it's used. A special token's text isn't in the BPE model at all, so that no text can be merged into one; the
-library's added tokens find it where that's wanted.
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The metadata is a hostile file's: every array is
+checked before it's used. A special token's text isn't in the BPE model at all, so that no text can be merged into one;
+the library's added tokens find it where that's wanted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ SPECIAL_TYPES = frozenset({TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSE
 
 @frozen
 class Entries:
-    """The vocabulary as the file has it. special: ids of special types, and those that the metadata names as BOS or EOS."""
+    """The vocabulary as the file has it.
+
+    special: ids of special types, and those that have a role: BOS, one of several EOS, unknown.
+    """
 
     texts: tuple[str, ...]
     types: tuple[TokenType, ...]
@@ -93,7 +96,10 @@ def read_gguf(metadata: Mapping[str, Any]) -> TokenizerParts:
 def read_entries(
     reader: MetadataReader, bos: int | None = None, eos: int | None = None, unknown: int | None = None
 ) -> Entries:
-    """Tokens, types and ids with a role. bos, eos, unknown: the ids that this kind has where the file names none."""
+    """Tokens, types and ids with a role. bos, eos, unknown: the ids that this kind has where the file names none.
+
+    A kind without unknown characters has no unknown token, whatever the file names.
+    """
     texts = reader.texts("tokens")
     if not texts:
         raise ModelFileError(f"{KEY}tokens is empty")
@@ -117,7 +123,7 @@ def read_entries(
         types,
         bos=reader.token("bos_token_id", len(texts), bos),
         eos=tuple(dict.fromkeys(token for token in ends if token is not None)),
-        unknown=reader.token("unknown_token_id", len(texts), unknown),
+        unknown=None if unknown is None else reader.token("unknown_token_id", len(texts), unknown),
     )
 
 

@@ -115,7 +115,7 @@ def read_added(path: Path, description: Mapping[str, Any]) -> dict[int, Mapping[
     entries = description.get("added_tokens") or []
     if not isinstance(entries, list):
         raise ModelFileError(f"{path}: added_tokens is {type(entries).__name__}, not a list")
-    added = {}
+    added: dict[int, Mapping[str, Any]] = {}
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
             raise ModelFileError(f"{path}: added_tokens[{place}] has no id")

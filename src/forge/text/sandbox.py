@@ -1,158 +1,235 @@
 """Jinja for chat templates, which come with model files and so are hostile: sandboxed, and bounded in time and memory.
 
-For `forge.text.template`. Jinja's immutable sandbox keeps a template away from Python; this adds a budget to every
-rendering, so that no template can hang the server or eat its memory:
+For `forge.text.template`. Jinja's immutable sandbox keeps a template away from Python. On top of it, each rendering has
+a `Budget`, so that no template can hang the server or eat its memory:
 
-- `MAX_STEPS` loop iterations, calls and filters;
-- `MAX_VOLUME` characters and list entries that are put out, joined, repeated, converted or otherwise handled;
-- numbers of at most `MAX_INT_BITS` bits, and paddings of at most `MAX_WIDTH`.
+- 1,000,000 loop iterations, calls and filters;
+- 64,000,000 characters and list entries put out, joined, repeated, converted or otherwise handled;
+- numbers of at most 4,096 bits, paddings of at most 10,000 characters, and (Jinja's own) ranges of at most 100,000.
 
 What would go beyond is refused before it's computed. Published templates stay far below all of these.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, NoReturn
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import Template, TemplateError, nodes, pass_context
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 1_000_000
-MAX_VOLUME = 64_000_000
-MAX_INT_BITS = 4096
-MAX_WIDTH = 10_000
+from forge.text.budget import Budget, check_format, check_width, size
 
-BUDGET = "forge budget"
+_BUDGET = "forge budget"
 """The budget's name among a rendering's variables; no template can spell it."""
 
-SHALLOW_FILTERS = frozenset(
-    ["abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last", "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "slice", "sort", "tojson", "unique"]
+_SHALLOW = frozenset(
+    "abs attr batch count d default dictsort first float groupby int items last length list map max min random reject "
+    "rejectattr reverse round select selectattr slice sort tojson unique".split()
 )
-"""Filters that look at a container's entries but not into them, or (tojson) do their own accounting."""
+"""Filters that look at a container's entries but not into them. The others make text of all that is in there."""
 
-WIDE = re.compile(r"\d{5}|\*|\{[^{}]*\{")
-"""What a format has that pads to five digits of width, or to a width that is computed."""
-
-
-class BudgetExceeded(TemplateError):
-    """The template does more than any chat template needs to."""
+_PADDING = frozenset({"batch", "center", "indent", "slice", "tojson"})
+"""Filters with a number that their result grows with."""
 
 
-class Budget:
-    """What one rendering may still do."""
+class GenerationTag(Extension):
+    """``{% generation %}`` marks what the assistant said, for training. Here it only delimits."""
 
-    def __init__(self) -> None:
-        self.steps = MAX_STEPS
-        self.volume = MAX_VOLUME
+    tags = {"generation"}  # noqa: RUF012
 
-    @staticmethod
-    def of(context: Context) -> Budget:
-        """The budget of the rendering that this context belongs to."""
-        budget = context.parent[BUDGET]
-        assert isinstance(budget, Budget)
-        return budget
-
-    def step(self) -> None:
-        """Account for one iteration, call or filter."""
-        self.steps -= 1
-        if self.steps < 0:
-            raise BudgetExceeded(f"the chat template takes more than {MAX_STEPS} steps")
-
-    def handle(self, amount: int) -> None:
-        """Account for so many characters or entries."""
-        self.volume -= amount
-        if self.volume < 0:
-            raise BudgetExceeded(f"the chat template handles more than {MAX_VOLUME} characters")
-
-    def handle_deep(self, value: object) -> None:
-        """Account for all that is in a value, however often: what its text or JSON form would be made of."""
-        stack = [value]
-        while stack:
-            match stack.pop():
-                case str() as text:
-                    self.handle(len(text))
-                case dict() as mapping:
-                    self.handle(len(mapping))
-                    stack.extend(mapping)
-                    stack.extend(mapping.values())
-                case list() | tuple() | set() | frozenset() as entries:
-                    self.handle(len(entries))
-                    stack.extend(entries)
-                case Namespace():
-                    raise BudgetExceeded("a chat template can't show a namespace")
-                case _:
-                    self.handle(1)
-
-    def count(self, items: Iterable[Any], static: int) -> Iterator[Any]:
-        """Pass a loop's items on. static: characters of fixed text in the loop's body."""
-        for item in items:
-            self.step()
-            self.handle(static)
-            yield item
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Keep what the tag encloses, in a scope of its own as Hugging Face's library has it."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
-class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """The environment that Hugging Face renders chat templates in, with a budget (see the module's text)."""
+class ChatEnvironment(ImmutableSandboxedEnvironment):
+    """The environment that Hugging Face renders chat templates in, metered."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols], finalize=put_out
+        )
         del self.globals["lipsum"]
         self.globals["raise_exception"] = raise_exception
         self.globals["strftime_now"] = strftime_now
         self.filters["tojson"] = to_json
         self.filters = {name: metered(name, function) for name, function in self.filters.items()}
         self.filters["forge_count"] = count_items
-        self.filters["forge_handle"] = handle_text
-        self.finalize = finalize
+        self.filters["forge_handle"] = put_out
 
-    def compile_bounded(self, source: str) -> Any:
-        """A template whose loops and concatenations account for themselves."""
+    def compile_metered(self, source: str) -> MeteredTemplate:
+        """Compile, so that loops and concatenations account for what they do. Errors: whatever Jinja raises."""
         tree = self.parse(source)
-        tree = Metering(static_text(tree)).visit(tree)
+        static = static_text(tree)
+        tree = Metering().visit(tree)
         tree.set_environment(self)
-        return self.from_string(tree)
+        return MeteredTemplate(self.from_string(tree), static)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Also out of reach: methods of numbers and bytes, and those of strings that make bytes or use tables."""
+        """Also out of reach: methods of numbers and bytes, and those of strings that make bytes or take tables."""
         if isinstance(obj, (int, float, bytes)) or (isinstance(obj, str) and attr in ("encode", "translate")):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call that a template makes."""
-        budget = Budget.of(__context)
+        budget = budget_of(context)
         budget.step()
-        if isinstance(__obj, LoopContext) and args:
-            args = (budget.count(args[0], len(__context.parent[BUDGET_STATIC])), *args[1:])
-        method = getattr(__obj, "__wrapped__", __obj)  # str.format is wrapped by the sandbox
+        if isinstance(obj, LoopContext) and args:
+            args = (budget.count(args[0], budget.static), *args[1:])
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            args = check_text_call(budget, method.__name__, owner, args, kwargs)
-        result = super().call(__context, __obj, *args, **kwargs)
+            args = budget.before_method(owner, method.__name__, args, kwargs)
+        result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, str):
             budget.handle(len(result))
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """The operators whose result can be much larger than their operands."""
-        budget = Budget.of(context)
-        match operator:
-            case "+" | "*" if isinstance(left, int) and isinstance(right, int):
-                check_bits(left.bit_length() + right.bit_length())
-            case "+":
-                budget.handle(size(left) + size(right))
-            case "*":
-                budget.handle(repeated(left, right) + repeated(right, left))
-            case "**" if isinstance(left, int) and isinstance(right, int):
-                check_bits(left.bit_length() * abs(right))
-            case "%" if isinstance(left, str):
-                check_format(left)
-                budget.handle_deep(right)
+        """The operators whose result can be much larger than what they work on."""
+        budget_of(context).before_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
+
+
+class MeteredTemplate:
+    """A compiled template; every rendering has a fresh budget."""
+
+    def __init__(self, template: Template, static: int) -> None:
+        self._template = template
+        self._static = static
+
+    def render(self, variables: dict[str, Any]) -> str:
+        """The text. Errors: whatever the template's code raises, `BudgetExceeded` among it."""
+        return self._template.render({**variables, _BUDGET: Budget(self._static)})
+
+
+class Metering(NodeTransformer):
+    """Puts accounting filters around what loops iterate over and what ``~`` joins."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
+        """Each iteration repeats the fixed text of the body."""
+        static = sum(static_text(child) for child in node.body)
+        self.generic_visit(node)
+        node.iter = wrap(node.iter, "forge_count", nodes.Const(static))
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:  # noqa: N802
+        """Operands become text, whatever they are."""
+        self.generic_visit(node)
+        node.nodes = [wrap(operand, "forge_handle") for operand in node.nodes]
+        return node
+
+
+def wrap(node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
+    """``node | name(args)``."""
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
+
+
+def static_text(node: nodes.Node) -> int:
+    """Characters of fixed text in a piece of template."""
+    own = len(node.data) if isinstance(node, nodes.TemplateData) else 0
+    return own + sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+
+
+def budget_of(context: Context) -> Budget:
+    """The budget of the rendering that a context belongs to; the template's own variables can't hide it."""
+    budget = context.parent[_BUDGET]
+    assert isinstance(budget, Budget)
+    return budget
+
+
+@pass_context
+def count_items(context: Context, items: Iterable[Any], static: int) -> Iterator[Any]:
+    """A loop's items, accounted for one by one."""
+    return budget_of(context).count(items, static)
+
+
+@pass_context
+def put_out(context: Context, value: Any) -> Any:
+    """Account for a value that is about to become text."""
+    budget_of(context).handle_deep(value)
+    return value
+
+
+def metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that accounts for its work first."""
+    passed = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
+
+    @pass_context
+    def run(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+        budget = budget_of(context)
+        budget.step()
+        value = before_filter(budget, name, value, args, kwargs)
+        first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
+        result = function(*([first[passed]] if passed else []), value, *args, **kwargs)
+        if isinstance(result, str):
+            budget.handle(len(result))
+        return result
+
+    return run
+
+
+def before_filter(budget: Budget, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Account for a filter; returns the value to call it with."""
+    numbers = [number for number in (*args, *kwargs.values()) if isinstance(number, int)]
+    if name in _PADDING:
+        check_width(*numbers)
+    if name in _SHALLOW:
+        budget.handle(size(value))
+        return value
+    if name == "join":
+        separator = args[0] if args else kwargs.get("d", "")
+        return budget.before_join(value, str(separator))
+    budget.handle_deep(value)
+    text = str(value) if name in ("format", "indent", "replace") else ""
+    match name:
+        case "format":
+            check_format(text)
+            budget.handle_deep((args, kwargs))
+        case "indent":
+            width = next((len(other) for other in (*args, *kwargs.values()) if isinstance(other, str)), 0)
+            budget.handle((text.count("\n") + 1) * max([width, 4, *numbers]))
+        case "replace":
+            old, new = (*args, *(kwargs.get(key, "") for key in ("old", "new")))[:2]
+            budget.before_replace(text, old, new)
+    return value
+
+
+def raise_exception(message: object) -> NoReturn:
+    """For templates: refuse the messages."""
+    raise TemplateError(str(message))
+
+
+def strftime_now(pattern: str) -> str:
+    """For templates: today's date, or the like."""
+    return datetime.now().strftime(pattern)
+
+
+@pass_context
+def to_json(
+    context: Context,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """For templates: JSON as it is, where Jinja's own filter would escape it for HTML."""
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    budget = budget_of(context)
+    pieces = []
+    for piece in encoder.iterencode(value):
+        budget.handle(len(piece))
+        pieces.append(piece)
+    return "".join(pieces)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from forge.interfaces.backend import Backend, DenseOptions
+from forge.interfaces.backend import Backend
+from forge.interfaces.options import DenseOptions
 from forge.testing.backend import BackendConformance
 
 

@@ -7,7 +7,9 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from forge.interfaces.backend import AttentionSpec, Backend, DenseOptions, Pages, StepInputs, serves
+from forge.interfaces.backend import Backend, Pages, StepInputs
+from forge.interfaces.layers import AttentionSpec, serves
+from forge.interfaces.options import DenseOptions
 from forge_cpu import CpuOptions
 from forge_cpu.machine import has_native_bf16, usable_cores
 
@@ -63,9 +65,9 @@ class CpuBackend(Backend):
         if spec.window is not None:
             visible &= key >= lengths[:, None] - spec.window
         packed = q.unflatten(1, (spec.kv_heads, -1))
-        return F.scaled_dot_product_attention(
-            packed, k, v, attn_mask=visible[:, None, None], scale=spec.scale
-        ).flatten(1, 2)
+        return F.scaled_dot_product_attention(packed, k, v, attn_mask=visible[:, None, None], scale=spec.scale).flatten(
+            1, 2
+        )
 
 
 def _batches(spans: list[int], lengths: list[int], block_size: int) -> list[list[int]]:

@@ -13,6 +13,9 @@ import numpy as np
 
 from forge.errors import ModelFileError, UnsupportedModel
 
+MAX_NAME = 120
+"""Longer names of keys are cut in messages."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -117,7 +120,8 @@ class Metadata:
         return value
 
     def _name(self, key: str) -> str:
-        return f"{self.place}: {self._prefix}{key}"
+        name = f"{self._prefix}{key}"
+        return f"{self.place}: {name if name.isprintable() and len(name) <= MAX_NAME else shown(name)}"
 
     def _wrong(self, key: str, wanted: str) -> ModelFileError:
         return ModelFileError(f"{self._name(key)} is {shown(self._values.get(key))}, but must be {wanted}")
@@ -129,5 +133,5 @@ def shown(value: object) -> str:
 
 
 def _same(value: object, served: object) -> bool:
-    """Equality in which 1 isn't True."""
-    return value == served and isinstance(value, bool) == isinstance(served, bool)
+    """Equality in which 1 isn't True, and an array, which compares element by element, is nothing else."""
+    return not isinstance(value, np.ndarray) and value == served and isinstance(value, bool) == isinstance(served, bool)

@@ -11,16 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from forge.errors import ModelFileError
-from forge.interfaces.backend import (
-    AttentionSpec,
-    Backend,
-    DecoderLayer,
-    LayerSpec,
-    Prepared,
-    RopeSpec,
-    StepInputs,
-    slabs,
-)
+from forge.interfaces.backend import Backend, Prepared, StepInputs, slabs
+from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.loader import Checkpoint, Weight
 from forge.interfaces.model import LOGIT_ROWS, LayerKV, Model
 from forge_llama.config import LlamaConfig
