@@ -88,7 +88,7 @@ def load(allow: Sequence[str] | None = None, deny: Sequence[str] = ()) -> Regist
     Names are compared as package installers do: case, ``-``, ``_`` and ``.`` don't matter. Forge's own components
     are always there. Errors: `ConfigError` for an allowed distribution that has no plugin here, or if Forge is denied.
     """
-    found = sorted(entry_points(group=GROUP), key=lambda entry: (_distribution(entry) != BUILTIN, _distribution(entry)))
+    found = sorted(entry_points(group=GROUP), key=_rank)
     known = {_distribution(entry) for entry in found}
     allowed = None if allow is None else {_canonical(name): name for name in allow}
     denied = {_canonical(name): name for name in deny}
@@ -222,7 +222,7 @@ class Registry:
             raise PluginError(f"{_title(kind, name)}: {reasons}")
         message = f"there is no {_title(kind, name)}, {nearest(name, self.names(kind))}"
         if self.failures:
-            message += "; failed plugins: " + ", ".join(plugin.distribution for plugin in self.failures)
+            message += "; not loaded: " + ", ".join(f"{one.distribution} {one.failure}" for one in self.failures)
         raise PluginError(message)
 
 
@@ -336,6 +336,11 @@ def _described(entry: EntryPoint, **rest: Any) -> LoadedPlugin:
 
 def _distribution(entry: EntryPoint) -> str:
     return _canonical(entry.dist.name) if entry.dist else "?"
+
+
+def _rank(entry: EntryPoint) -> tuple[bool, str, str]:
+    distribution = _distribution(entry)
+    return distribution != BUILTIN, distribution, entry.name
 
 
 def _canonical(name: str) -> str:

@@ -197,7 +197,7 @@ def _problems(exc: BaseException, path: Keys) -> Iterator[Problem]:
     elif isinstance(exc, ClassValidationError | IterableValidationError):
         for child in exc.exceptions:
             yield from _problems(child, path + _step(child, exc.cl))
-    elif isinstance(exc, KeyError) and path:
+    elif isinstance(exc, KeyError) and hasattr(exc, "__notes__"):  # cattrs' own: looking for a field
         yield Problem(path, "is missing")
     elif isinstance(exc, ValueError | TypeError):
         yield Problem(path, _reason(exc))
@@ -212,9 +212,7 @@ def _step(exc: BaseException, cls: type) -> Keys:
             return (note.name,)
         if isinstance(note, IterableValidationNote):
             return (note.index,)
-    if isinstance(exc, ValueError | TypeError) and attrs.has(
-        cls
-    ):  # from a validator: attrs names the field in its text
+    if isinstance(exc, ValueError | TypeError) and attrs.has(cls):  # a validator's, which names the field in its text
         named = re.match(r"(?:Length of )?'(\w+)' ", str(exc.args[0]) if exc.args else "")
         if named and named[1] in attrs.fields_dict(cls):
             return (named[1],)

@@ -176,7 +176,9 @@ def test_one_module_under_two_names_counts_once(install_plugin: InstallPlugin, t
     points.write_text(f"[forge]\nfirst = {module}\nsecond = {module}\n")
     registry = plugins.load()
     assert registry.component("backend", "metal")
-    assert "another entry point has registered" in failure_of(registry, "forge-metal")
+    (failed,) = registry.failures
+    assert failed.name == "second"
+    assert "another entry point has registered" in str(failed.failure)
 
 
 # ------------------------------------------------------------------------------------------------------ asking by name
@@ -205,7 +207,7 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 
 def test_an_unknown_name_mentions_plugins_that_failed(install_plugin: InstallPlugin) -> None:
     install_plugin("acme-accelerators", "import no_such_module")
-    with pytest.raises(PluginError, match="failed plugins: acme-accelerators"):
+    with pytest.raises(PluginError, match="not loaded: acme-accelerators could not be imported: No module"):
         plugins.load().component("backend", "npu")
 
 
@@ -364,7 +366,7 @@ def test_whatever_a_probe_does_becomes_a_result(
     monkeypatch.setenv("PROBE_PIDS", str(pids))
     install_plugin("forge-odd", PROBES)
     registry = plugins.load(allow=["forge-odd"])
-    results = registry.probe("drafter", timeout=8.0)
+    results = registry.probe("drafter", timeout=6.0)
     details = {name: result.detail for name, result in results.items() if not result.ok}
     assert results["good"] == Probe(ok=True, score=7, detail="fine")
     assert results["unasked"] == Probe(ok=True)
@@ -375,7 +377,7 @@ def test_whatever_a_probe_does_becomes_a_result(
         "leaves": "its probe ended with status 3 and no answer: driver says goodbye",
         "aborts": "its probe was killed by SIGABRT: assertion failed in driver",
         "rubbish": "its probe returned a bool, not a Probe",
-        "hangs": "its probe gave no answer within 8 s",
+        "hangs": "its probe gave no answer within 6 s",
     }
     deadline = time.monotonic() + 5
     while not all(gone(int(pid)) for pid in pids.read_text().split()):

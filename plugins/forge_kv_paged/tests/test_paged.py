@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from typing import Any
 
 import pytest
 from forge_kv_paged.options import PagedOptions
@@ -308,15 +309,13 @@ def test_check_notices_damage(kv: PagedKVCache) -> None:
     [
         (10**6, PagedOptions(), 312),  # half of it, in blocks of 16 * 100 bytes
         (10**6, PagedOptions(memory_fraction=1.0), 625),
-        (10**12, PagedOptions(), 4 * 63),  # 4 sequences of 1000 positions
+        (10**12, PagedOptions(), 16 * 63),  # 16 sequences of 1000 positions
         (10**6, PagedOptions(block_size=1000), 5),
         (10**6, PagedOptions(num_blocks=600), 600),
     ],
 )
 def test_plan(free_bytes: int, options: PagedOptions, blocks: int) -> None:
-    limits = CacheLimits(free_bytes, bytes_per_token=100, max_model_len=1000, max_batch_size=4)
-    if options.block_size == 1000:
-        blocks = min(blocks, 4)  # no more than the batch can use
+    limits = CacheLimits(free_bytes, bytes_per_token=100, max_model_len=1000, max_batch_size=16)
     assert PagedKVCache.plan(limits, options) == CacheShape(blocks, options.block_size)
 
 
@@ -331,6 +330,6 @@ def test_plan_that_does_not_fit_names_the_figures(options: PagedOptions) -> None
     "wrong",
     [{"block_size": 0}, {"num_blocks": 0}, {"num_blocks": "many"}, {"num_blocks": True}, {"memory_fraction": 1.5}],
 )
-def test_wrong_options_are_refused_by_name(wrong: dict[str, object]) -> None:
+def test_wrong_options_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PagedOptions(**wrong)

@@ -93,7 +93,7 @@ def run(config: Config, origins: Origins) -> None:
     """Serve MODEL [default: smollm2] over HTTP."""
     from forge.cli.settings import component_options
     from forge.models import resolve
-    from forge.server.app import serve
+    from forge.server.run import serve
 
     logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s %(message)s")
     registry = _installed(config)

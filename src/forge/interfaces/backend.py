@@ -11,6 +11,7 @@ Activations are float32 ``[rows, …]``: the rows of all spans of the step, one 
 from __future__ import annotations
 
 import gc
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as Seq
@@ -116,8 +117,8 @@ class DensePages(Pages):
         self, layer: LayerKV, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         shape = (num_blocks, block_size, layer.kv_heads)
-        self.k = torch.zeros(*shape, layer.k_dim, dtype=dtype, device=device)
-        self.v = torch.zeros(*shape, layer.v_dim, dtype=dtype, device=device)
+        self.k = _zeros((*shape, layer.k_dim), dtype, device)
+        self.v = _zeros((*shape, layer.v_dim), dtype, device)
         self.num_blocks, self.block_size = num_blocks, block_size
         self.nbytes = self.k.nbytes + self.v.nbytes
 
@@ -368,6 +369,13 @@ class Backend:
     def close(self) -> None:
         """Free what the device holds; the engine is over."""
         gc.collect()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that take no memory on the host until they're written: torch would touch them all, calloc doesn't."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def _dequantized(weight: Weight) -> Iterator[torch.Tensor]:

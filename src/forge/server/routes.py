@@ -29,8 +29,8 @@ W = TypeVar("W")
 REPORTED_FIELDS = 20
 """So many ignored fields are listed in the response header."""
 
-_reported: set[str] = set()
-"""Ignored fields that have been logged; bounded, since clients make the names up."""
+LOGGED_FIELDS = 1000
+"""So many different ignored fields are logged in a server's life; clients make the names up."""
 
 
 def add_routes(app: App) -> None:
@@ -158,7 +158,7 @@ async def _answer(
         response.headers["X-Accel-Buffering"] = "no"
     else:
         response = json_response(await stream.whole(shape, identity, answers, n, cut))
-    return report_ignored(response, ignored)
+    return report_ignored(service, response, ignored)
 
 
 async def _all_or_none(coroutines: Sequence[Any]) -> None:
@@ -205,9 +205,9 @@ async def tokenize(service: Service) -> Response:
     )
     ids = await in_worker(len(wire.content), encode_text)
     if not wire.with_pieces:
-        return report_ignored(json_response({"tokens": ids}), ignored)
+        return report_ignored(service, json_response({"tokens": ids}), ignored)
     pieces = [{"id": token, "piece": tokenizer.token_text(token)} for token in ids]
-    return report_ignored(json_response({"tokens": pieces}), ignored)
+    return report_ignored(service, json_response({"tokens": pieces}), ignored)
 
 
 async def detokenize(service: Service) -> Response:
@@ -216,7 +216,7 @@ async def detokenize(service: Service) -> Response:
     tokenizer = service.loaded().tokenizer
     openai.check_ids(wire.tokens, tokenizer.vocab_size, "tokens")
     content = await in_worker(len(wire.tokens), partial(tokenizer.decode, wire.tokens, skip_special=False))
-    return report_ignored(json_response({"content": content}), ignored)
+    return report_ignored(service, json_response({"content": content}), ignored)
 
 
 # ----------------------------------------------------------------------------------------------------------- responses
@@ -227,14 +227,14 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(encode(content), status, content_type="application/json")
 
 
-def report_ignored(response: Response, names: Sequence[str]) -> Response:
+def report_ignored(service: Service, response: Response, names: Sequence[str]) -> Response:
     """Tell the client which of its fields were ignored, and the log each name once."""
     if names:
         shown = [re.sub(r"[^\w.\[\]-]", "?", name, flags=re.ASCII)[:64] for name in names[:REPORTED_FIELDS]]
         more = len(names) - len(shown)
         response.headers["X-Forge-Ignored-Fields"] = ", ".join(shown) + (f" and {more} more" if more else "")
         for name in shown:
-            if name not in _reported and len(_reported) < 1000:
-                _reported.add(name)
+            if name not in service.logged_fields and len(service.logged_fields) < LOGGED_FIELDS:
+                service.logged_fields.add(name)
                 log.warning("requests have the field %s, which is ignored", name)
     return response

@@ -49,6 +49,7 @@ class Service:
 
     model_id: what it is called in responses. names: what a request may call it, `model_id` included. text: None until
     the tokenizer has been read. created: when this server began, in seconds since 1970.
+    logged_fields: ignored request fields that the log has already.
     """
 
     client: EngineClient
@@ -56,6 +57,7 @@ class Service:
     names: frozenset[str]
     text: TextParts | None = None
     in_flight: InFlight = field(factory=InFlight)
+    logged_fields: set[str] = field(factory=set)
     created: int = field(factory=lambda: int(time.time()))
 
     def health(self) -> tuple[str, str]:

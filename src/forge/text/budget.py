@@ -17,6 +17,9 @@ MAX_VOLUME = 64_000_000
 MAX_INT_BITS = 4096
 MAX_WIDTH = 10_000
 
+ENTRY = 16
+"""What looking at one entry costs in volume: about as long as so many characters take."""
+
 _WIDE = re.compile(r"\d{5}|\*|\{[^{}]*\{")
 """What pads to five digits of width in a format, or to a width that comes from elsewhere."""
 
@@ -53,11 +56,11 @@ class Budget:
                 case str() as text:
                     self.handle(len(text))
                 case Mapping() as mapping:
-                    self.handle(len(mapping))
+                    self.handle(len(mapping) * ENTRY)
                     stack.extend(mapping.keys())
                     stack.extend(mapping.values())
                 case Collection() as entries:
-                    self.handle(len(entries))
+                    self.handle(len(entries) * ENTRY)
                     stack.extend(entries)
                 case Namespace():
                     raise BudgetExceeded("it shows a namespace")

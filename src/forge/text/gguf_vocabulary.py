@@ -109,7 +109,7 @@ def read_entries(
             raise ModelFileError(f"{KEY}tokens has {text!r} twice, as {first[text]} and {token}")
     try:
         types = tuple(
-            TokenType(number) for number in reader.numbers("token_type", len(texts), default=TokenType.NORMAL)
+            TokenType(int(number)) for number in reader.numbers("token_type", len(texts), default=TokenType.NORMAL)
         )
     except ValueError as error:
         raise ModelFileError(f"{KEY}token_type: {error}") from error
@@ -292,4 +292,4 @@ def frame(reader: MetadataReader, entries: Entries, add_bos: bool) -> processors
     eos = entries.eos[0] if entries.eos and reader.flag("add_eos_token", default=False) else None
     single = [*(["BOS"] if bos is not None else []), "$A", *(["EOS"] if eos is not None else [])]
     named = [(name, token) for name, token in (("BOS", bos), ("EOS", eos)) if token is not None]
-    return processors.TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=named)
+    return processors.TemplateProcessing(single=single, special_tokens=named)

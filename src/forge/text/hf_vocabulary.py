@@ -59,6 +59,7 @@ def read_huggingface(path: Path | None, config: Mapping[str, Any]) -> TokenizerP
     description = parse(path, data)
     added = read_added(path, description)
     spelling = read_spelling(description.get("decoder"))
+    refuse_dropout(path, description.get("model"))
     with library_errors(lambda reason: ModelFileError(f"{path}: not a tokenizer: {reason}")):
         parsing, plain = (tokenizers.Tokenizer.from_buffer(data) for _ in range(2))
         for engine in (parsing, plain):
@@ -66,6 +67,8 @@ def read_huggingface(path: Path | None, config: Mapping[str, Any]) -> TokenizerP
             engine.no_padding()
         plain.encode_special_tokens = True
         vocabulary = parsing.get_vocab(with_added_tokens=True)
+        for engine in (parsing, plain):  # parts that contradict each other show only in use
+            engine.encode("probe \n", add_special_tokens=True)
     texts = by_id(path, vocabulary)
     check_config_tokens(path, config, texts)
     bos, eos, unknown = (role(path, config, name, vocabulary) for name in ("bos_token", "eos_token", "unk_token"))
@@ -108,6 +111,13 @@ def parse(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise ModelFileError(f"{path} holds {type(description).__name__}, not an object")
     return description
+
+
+def refuse_dropout(path: Path, model: object) -> None:
+    """BPE dropout is for training: with it, the same text would get other ids every time."""
+    dropout = model.get("dropout") if isinstance(model, dict) else None
+    if dropout:
+        raise UnsupportedModel(f"{path}: BPE dropout ({dropout}) makes ids random, which is not implemented")
 
 
 def read_added(path: Path, description: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
@@ -172,6 +182,8 @@ def by_id(path: Path, vocabulary: Mapping[str, int]) -> list[str | None]:
         raise ModelFileError(f"{path}: ids reach {size - 1}, but there are {len(vocabulary)} tokens")
     texts: list[str | None] = [None] * size
     for text, token in vocabulary.items():
+        if texts[token] is not None:
+            raise ModelFileError(f"{path}: {texts[token]!r} and {text!r} both have the id {token}")
         texts[token] = text
     return texts
 

@@ -17,22 +17,22 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, nodes, pass_context
+from jinja2 import Environment, Template, TemplateError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
 
-from forge.text.budget import Budget, check_format, check_width, size
+from forge.text.budget import ENTRY, Budget, check_format, check_width, size
 
 _BUDGET = "forge budget"
 """The budget's name among a rendering's variables; no template can spell it."""
 
-_SHALLOW = frozenset(
-    "abs attr batch count d default dictsort first float groupby int items last length list map max min random reject "
-    "rejectattr reverse round select selectattr slice sort tojson unique".split()
-)
+_SHALLOW = frozenset({
+    "abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
+    "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round", "select", "selectattr",
+    "slice", "sort", "tojson", "unique",
+})  # fmt: skip
 """Filters that look at a container's entries but not into them. The others make text of all that is in there."""
 
 _PADDING = frozenset({"batch", "center", "indent", "slice", "tojson"})
@@ -42,7 +42,9 @@ _PADDING = frozenset({"batch", "center", "indent", "slice", "tojson"})
 class GenerationTag(Extension):
     """``{% generation %}`` marks what the assistant said, for training. Here it only delimits."""
 
-    tags = {"generation"}  # noqa: RUF012
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Keep what the tag encloses, in a scope of its own as Hugging Face's library has it."""
@@ -70,10 +72,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def compile_metered(self, source: str) -> MeteredTemplate:
         """Compile, so that loops and concatenations account for what they do. Errors: whatever Jinja raises."""
         tree = self.parse(source)
-        static = static_text(tree)
-        tree = Metering().visit(tree)
+        add_meters(tree)
         tree.set_environment(self)
-        return MeteredTemplate(self.from_string(tree), static)
+        return MeteredTemplate(self.from_string(tree), static_text(tree))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Also out of reach: methods of numbers and bytes, and those of strings that make bytes or take tables."""
@@ -114,24 +115,16 @@ class MeteredTemplate:
         return self._template.render({**variables, _BUDGET: Budget(self._static)})
 
 
-class Metering(NodeTransformer):
-    """Puts accounting filters around what loops iterate over and what ``~`` joins."""
-
-    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
-        """Each iteration repeats the fixed text of the body."""
-        static = sum(static_text(child) for child in node.body)
-        self.generic_visit(node)
-        node.iter = wrap(node.iter, "forge_count", nodes.Const(static))
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:  # noqa: N802
-        """Operands become text, whatever they are."""
-        self.generic_visit(node)
-        node.nodes = [wrap(operand, "forge_handle") for operand in node.nodes]
-        return node
+def add_meters(tree: nodes.Template) -> None:
+    """Put accounting filters around what loops iterate over, and around the operands of ``~``, which become text."""
+    for loop in list(tree.find_all(nodes.For)):
+        static = sum(static_text(child) for child in loop.body)
+        loop.iter = wrap(loop.iter, "forge_count", nodes.Const(static))
+    for concatenation in list(tree.find_all(nodes.Concat)):
+        concatenation.nodes = [wrap(operand, "forge_handle") for operand in concatenation.nodes]
 
 
-def wrap(node: nodes.Expr, name: str, *args: nodes.Expr) -> nodes.Filter:
+def wrap(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
     """``node | name(args)``."""
     return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
@@ -230,6 +223,6 @@ def to_json(
     budget = budget_of(context)
     pieces = []
     for piece in encoder.iterencode(value):
-        budget.handle(len(piece))
+        budget.handle(len(piece) + ENTRY)
         pieces.append(piece)
     return "".join(pieces)

@@ -76,9 +76,7 @@ class ChatTemplate:
         try:
             return template.render(variables)
         except TemplateError as error:
-            raise InvalidRequest(
-                f"the chat template refuses the messages: {error.message}", param="messages"
-            ) from error
+            raise InvalidRequest(f"the chat template refuses the messages: {error}", param="messages") from error
         except Exception as error:  # a template's code may raise anything
             reason = f"{type(error).__name__}: {error}"
             raise InvalidRequest(f"the chat template fails on the messages: {reason}", param="messages") from error
@@ -95,13 +93,21 @@ def build_chat_template(source: TokenizerSource, tokenizer: Tokenizer) -> ChatTe
         templates = {"default": CHATML}
     if "default" not in templates:
         raise ModelFileError(f"the model has chat templates ({', '.join(sorted(templates))}), but no default one")
-    bos = tokenizer.bos_token_id
-    eos = tokenizer.eos_token_ids[:1]
-    variables = {
+    return ChatTemplate(templates["default"], special_texts(source, tokenizer), tool_use=templates.get("tool_use"))
+
+
+def special_texts(source: TokenizerSource, tokenizer: Tokenizer) -> dict[str, str]:
+    """``bos_token`` and the like, as templates see them; BOS and EOS are empty where the model has none."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_ids[:1]
+    texts = {
         "bos_token": "" if bos is None else tokenizer.token_text(bos),
         "eos_token": "".join(tokenizer.token_text(token) for token in eos),
     }
-    return ChatTemplate(templates["default"], variables, tool_use=templates.get("tool_use"))
+    for name, value in source.metadata.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if source.format == "huggingface" and name.endswith("_token") and isinstance(text, str):
+            texts[name] = text
+    return texts
 
 
 def named_templates(source: TokenizerSource) -> dict[str, str]:

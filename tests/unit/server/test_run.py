@@ -1,0 +1,165 @@
+"""The process: signals, addresses, names, a load that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from forge.config import Config, ModelTable
+from forge.errors import ConfigError, UnsupportedModel
+from forge.server.app import create_app
+from forge.server.run import listen, model_names, run
+
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+from types import SimpleNamespace
+from forge.config import Config, ServerTable
+from forge.engine.request import Delta, Usage
+from forge.interfaces.loader import GenerationDefaults
+from forge.server import run
+from forge.server.service import TextParts
+
+class Client:
+    state, detail, info = "ready", "", None
+    def __init__(self, config, path): pass
+    async def start(self): pass
+    async def ready(self): pass
+    async def stop(self): print("engine stopped", flush=True)
+    async def submit(self, request):
+        return Answer(request)
+
+class Answer:
+    def __init__(self, request):
+        self.request, self.left = request, 20
+    def __aiter__(self): return self
+    async def __anext__(self):
+        await asyncio.sleep(0.1)
+        self.left -= 1
+        if self.left < 0: raise StopAsyncIteration
+        last = {"finish_reason": "stop", "usage": Usage(1, 20, 0)} if not self.left else {}
+        return Delta(self.request.id, 0, "word ", [1], **last)
+    def abort(self): pass
+
+class Text:
+    vocab_size, bos_token_id, special_ids = 256, None, frozenset()
+    def encode(self, text, **_): return list(text.encode())
+    def token_raw(self, token): return bytes([token])
+    def render(self, messages): return messages[0]["content"]
+
+run.EngineClient = Client
+run._read_text = lambda registry, path: TextParts.of(Text(), Text(), GenerationDefaults())
+hook = SimpleNamespace(forge_app_created=lambda app, client: print("hook", type(client).__name__, flush=True))
+config = Config(server=ServerTable(port=int(sys.argv[1]), drain_timeout=30.0))
+asyncio.run(run.serve(config, SimpleNamespace(hook=hook), Path("/models/tiny.gguf")))
+print("ended", flush=True)
+"""
+"""A whole server process around an engine that says 20 words in two seconds."""
+
+
+@pytest.fixture
+def process() -> Any:
+    """A server process and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.kill()
+        started.communicate()
+
+
+async def healthy(url: str) -> None:
+    async with asyncio.timeout(20), httpx.AsyncClient() as http:
+        while True:
+            try:
+                if (await http.get(f"{url}/health")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+ASK = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_the_process_after_its_last_stream(process: Any, number: signal.Signals) -> None:
+    started, url = process
+    await healthy(url)
+    async with httpx.AsyncClient(base_url=url) as http, http.stream("POST", "/v1/chat/completions", json=ASK) as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        started.send_signal(number)
+        rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert sum('"content":"word "' in line for line in rest) == 20
+    out, err = await asyncio.to_thread(started.communicate, timeout=10)
+    assert (started.returncode, out.splitlines()) == (0, ["hook Client", "engine stopped", "ended"]), err
+
+
+async def test_a_second_signal_ends_the_process_at_once(process: Any) -> None:
+    started, url = process
+    await healthy(url)
+    async with httpx.AsyncClient(base_url=url) as http, http.stream("POST", "/v1/chat/completions", json=ASK) as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        started.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert started.poll() is None
+        started.send_signal(signal.SIGTERM)
+        with pytest.raises(httpx.RemoteProtocolError):
+            async for _ in lines:
+                pass
+    await asyncio.to_thread(started.communicate, timeout=5)
+    assert started.returncode == -signal.SIGTERM
+
+
+async def test_a_load_that_fails_ends_the_server_with_its_error(config: Config, service: Any) -> None:
+    async def load() -> None:
+        await asyncio.sleep(0.05)
+        raise UnsupportedModel("no such pre-tokenizer")
+
+    with listen("127.0.0.1", 0) as listening, pytest.raises(UnsupportedModel, match="no such pre-tokenizer"):
+        app = create_app(config, service)
+        await run(app, service, listening, 1.0, asyncio.Event(), asyncio.create_task(load()))
+
+
+def test_an_address_that_cant_be_had_is_a_config_error() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: .*in use"):
+            listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="can't listen on"):
+        listen("no.such.host.invalid", 1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "served", "path", "name"),
+    [
+        ("smollm2", None, "/cache/SmolLM2.gguf", "smollm2"),
+        ("/models/tiny.gguf", None, "/models/tiny.gguf", "tiny"),
+        ("/models/Tiny-7B/", None, "/models/Tiny-7B", "Tiny-7B"),
+        ("hf:owner/repo", None, "/cache/0123abc", "owner/repo"),
+        ("pypi:thing==1#Model.Q4.gguf", None, "/cache/x/Model.Q4.gguf", "Model.Q4"),
+        ("smollm2", "mine", "/cache/SmolLM2.gguf", "mine"),
+    ],
+)
+def test_a_model_is_called_by_its_short_name_or_file_name(
+    reference: str, served: str | None, path: str, name: str
+) -> None:
+    made, names = model_names(Config(model=ModelTable(path=reference, served_name=served)), Path(path))
+    assert made == name
+    assert {name, reference, path, Path(path).name} <= names
