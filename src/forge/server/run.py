@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 import socket
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypercorn.asyncio
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.config import Sockets
 
 from forge.config import Config
 from forge.engine.supervisor import EngineClient
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS = 5.0
 """How long responses that were cut short, and then idle connections, may take to be sent and closed."""
+
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open. Longer than proxies and clients keep theirs, so that they close first."""
@@ -61,7 +66,7 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
 async def run(
     app: Quart,
     service: Service,
-    listening: socket.socket,
+    listening: Listening,
     drain_timeout: float,
     stop: asyncio.Event,
     loading: asyncio.Task[None],
@@ -80,7 +85,9 @@ async def run(
     finally:
         closing.set()
         await asyncio.wait((serving,), timeout=LAST_WORDS_SECONDS)
-        for task in (serving, stopping, loading):  # a client that reads nothing would hold the server forever
+        listening.disconnect()
+        await asyncio.wait((serving,), timeout=LAST_WORDS_SECONDS)
+        for task in (serving, stopping, loading):
             task.cancel()
         ended = await asyncio.gather(serving, stopping, loading, return_exceptions=True)
     for error in ended:
@@ -112,20 +119,49 @@ def model_names(config: Config, model_path: Path) -> tuple[str, frozenset[str]]:
     return name, frozenset({name, reference, str(model_path), model_path.name, model_path.stem})
 
 
-def listen(host: str, port: int) -> socket.socket:
+class Listening(socket.socket):
+    """A listening socket that can end the connections which came through it.
+
+    Hypercorn waits for what it has written to be read, so that a client which reads nothing could hold it forever.
+    """
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection and remember it."""
+        connection, address = super().accept()
+        self._accepted.add(connection)
+        return connection, address
+
+    def disconnect(self) -> None:
+        """End all connections that are still open, whatever waits to be sent."""
+        for connection in list(self._accepted):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def listen(host: str, port: int) -> Listening:
     """A listening socket; port 0 is any free one. `ConfigError` if it can't be had."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with contextlib.ExitStack() as undo:
+            listening = undo.enter_context(Listening(family))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+            undo.pop_all()
+            return listening
     except OSError as error:
         raise ConfigError(f"server: can't listen on {host}:{port}: {error.strerror or error}") from error
 
 
-def hypercorn_settings(listening: socket.socket) -> HypercornConfig:
+def hypercorn_settings(listening: Listening) -> HypercornConfig:
     """Hypercorn's configuration: none of its limits on time touches a request that is being answered."""
     settings = HypercornConfig()
-    settings.bind = [f"fd://{os.dup(listening.fileno())}"]  # Hypercorn closes what it's given
-    settings.backlog = 2048
+    settings.create_sockets = lambda: Sockets([], [listening], [])  # its own would accept past `Listening.accept`
+    settings.backlog = BACKLOG
     settings.read_timeout = None
     settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
     settings.graceful_timeout = LAST_WORDS_SECONDS

@@ -40,10 +40,10 @@ class MetadataReader:
         return bool(value)
 
     def token(self, name: str, size: int, default: int | None = None) -> int | None:
-        """A token id below `size`; None if it's absent and the default doesn't exist either."""
+        """A token id below `size`; `default` if it's absent."""
         value = self.metadata.get(KEY + name)
         if value is None:
-            return default if default is not None and default < size else None
+            return default
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise ModelFileError(f"{KEY}{name} is {type(value).__name__}, not a token id")
         if not 0 <= value < size:

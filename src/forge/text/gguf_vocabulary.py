@@ -93,12 +93,10 @@ def read_gguf(metadata: Mapping[str, Any]) -> TokenizerParts:
     raise UnsupportedModel(f"tokenizer model {kind!r} ({KEY}model) is not implemented; known are 'gpt2', 'llama'")
 
 
-def read_entries(
-    reader: MetadataReader, bos: int | None = None, eos: int | None = None, unknown: int | None = None
-) -> Entries:
-    """Tokens, types and ids with a role. bos, eos, unknown: the ids that this kind has where the file names none.
+def read_entries(reader: MetadataReader, *, sentencepiece: bool) -> Entries:
+    """Tokens, their types, and the ids with a role.
 
-    A kind without unknown characters has no unknown token, whatever the file names.
+    sentencepiece: unnamed roles fall to its usual ids (unknown 0, BOS 1, EOS 2), if those tokens are of such types.
     """
     texts = reader.texts("tokens")
     if not texts:
@@ -107,24 +105,36 @@ def read_entries(
     for token, text in enumerate(texts):
         if text and first.setdefault(text, token) != token:
             raise ModelFileError(f"{KEY}tokens has {text!r} twice, as {first[text]} and {token}")
+    types = read_types(reader, texts)
+    untyped = KEY + "token_type" not in reader.metadata
+
+    def usual(token: int, kind: TokenType) -> int | None:
+        fits = sentencepiece and token < len(texts) and (untyped or types[token] is kind)
+        return token if fits else None
+
+    ends = [reader.token("eos_token_id", len(texts), usual(2, TokenType.CONTROL))]
+    ends += [reader.token(name, len(texts)) for name in ("eot_token_id", "eom_token_id")]
+    unknown = reader.token("unknown_token_id", len(texts), usual(0, TokenType.UNKNOWN))
+    return Entries(
+        texts,
+        types,
+        bos=reader.token("bos_token_id", len(texts), usual(1, TokenType.CONTROL)),
+        eos=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        unknown=unknown if sentencepiece else None,  # byte-level BPE knows every character
+    )
+
+
+def read_types(reader: MetadataReader, texts: Sequence[str]) -> tuple[TokenType, ...]:
+    """Each token's type: normal, if the file has none."""
+    numbers = reader.numbers("token_type", len(texts), default=TokenType.NORMAL)
     try:
-        types = tuple(
-            TokenType(int(number)) for number in reader.numbers("token_type", len(texts), default=TokenType.NORMAL)
-        )
+        types = tuple(TokenType(int(number)) for number in numbers)
     except ValueError as error:
         raise ModelFileError(f"{KEY}token_type: {error}") from error
     for token, (text, kind) in enumerate(zip(texts, types)):
         if kind is TokenType.BYTE and fallback_byte(text) is None:
             raise ModelFileError(f"{KEY}tokens[{token}] is a byte token, but its text is {text!r}")
-    ends = [reader.token("eos_token_id", len(texts), eos)]
-    ends += [reader.token(name, len(texts)) for name in ("eot_token_id", "eom_token_id")]
-    return Entries(
-        texts,
-        types,
-        bos=reader.token("bos_token_id", len(texts), bos),
-        eos=tuple(dict.fromkeys(token for token in ends if token is not None)),
-        unknown=None if unknown is None else reader.token("unknown_token_id", len(texts), unknown),
-    )
+    return types
 
 
 def read_byte_level(reader: MetadataReader) -> TokenizerParts:
@@ -133,13 +143,13 @@ def read_byte_level(reader: MetadataReader) -> TokenizerParts:
     if not name:
         log.warning("the model file names no pre-tokenizer (%spre); 'default' is used and may cut text wrongly", KEY)
     cut = pre_tokenizer(name or "default")
-    entries = read_entries(reader)
+    entries = read_entries(reader, sentencepiece=False)
     present = set(entries.texts)
     missing = sorted(byte for letter, byte in BYTE_ALPHABET.items() if byte in UTF8_BYTES and letter not in present)
     if missing:
         # As in llama.cpp and Hugging Face's library: SmolLM2's own vocabulary lacks some control characters.
         spelt = " ".join(f"{byte:02X}" for byte in missing)
-        log.warning("the vocabulary has no token for these bytes, which are left out of prompts: %s", spelt)
+        log.info("the vocabulary has no token for these bytes, which are left out of prompts: %s", spelt)
     vocabulary = entries.vocabulary()
     merges = read_merges(reader, entries, vocabulary)
     engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut.ignore_merges))
@@ -178,7 +188,7 @@ def read_sentencepiece(reader: MetadataReader) -> TokenizerParts:
     """
     if reader.array("precompiled_charsmap", default=()):
         raise UnsupportedModel(f"{KEY}precompiled_charsmap (normalisation of text) is not implemented for 'llama'")
-    entries = read_entries(reader, bos=1, eos=2, unknown=0)
+    entries = read_entries(reader, sentencepiece=True)
     merges = merges_by_score(entries, reader.numbers("scores", len(entries.texts)))
     byte_values = {fallback_byte(text) for text, kind in zip(entries.texts, entries.types) if kind is TokenType.BYTE}
     byte_fallback = byte_values >= UTF8_BYTES

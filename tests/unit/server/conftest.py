@@ -56,7 +56,9 @@ class ByteTokenizer:
 class PlainTemplate:
     """``[role]content`` for each message."""
 
-    def render(self, messages: Sequence[dict[str, Any]], *, tools: Any = None, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[dict[str, Any]], *, tools: Any = None, add_generation_prompt: bool = True
+    ) -> str:
         if any(message["content"] == "raise" for message in messages):
             raise InvalidRequest("the chat template refuses these messages: no such thing", param="messages")
         if any(message["content"] == "crash" for message in messages):
@@ -96,7 +98,9 @@ class FakeClient:
     def __init__(self) -> None:
         self.state = "ready"
         self.detail = ""
-        self.info: ModelInfo | None = ModelInfo("llama", "torch", max_model_len=512, vocab_size=258, num_blocks=64, block_size=16, load_seconds=0.5)
+        self.info: ModelInfo | None = ModelInfo(
+            "llama", "torch", max_model_len=512, vocab_size=258, num_blocks=64, block_size=16, load_seconds=0.5
+        )
         self.script: Script = say("Hello", " wörld")
         self.refusal: Callable[[Request], ForgeError | None] = lambda request: None
         self.answers: list[FakeAnswer] = []

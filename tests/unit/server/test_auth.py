@@ -25,7 +25,16 @@ def test_every_key_of_the_file_opens_and_nothing_else_does(keys: Path) -> None:
     known = ApiKeys.read(keys)
     for header in ("Bearer sk-first", "bearer  sk-first ", "Bearer " + "sk-sécond".encode().decode("latin-1")):
         known.check(header)
-    for header in (None, "", "sk-first", "Basic sk-first", "Bearer", "Bearer sk-firs", "Bearer # operations", "Bearer ☃"):
+    for header in (
+        None,
+        "",
+        "sk-first",
+        "Basic sk-first",
+        "Bearer",
+        "Bearer sk-firs",
+        "Bearer # operations",
+        "Bearer ☃",
+    ):
         with pytest.raises(Unauthorized):
             known.check(header)
 

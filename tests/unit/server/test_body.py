@@ -13,7 +13,11 @@ from forge.errors import InvalidRequest
 from forge.server.body import parse_object
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -25,7 +29,9 @@ def test_any_valid_object_comes_through_unchanged(value: dict[str, Any], ascii_o
     assert parse_object(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 
 
-@given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\u0123456789dDeE.-+ntf \ud83d'[:-1], max_size=40).map(str.encode))
+@given(
+    st.binary(max_size=60) | st.text(alphabet='{}[]",:\\u0123456789dDeE.-+ntf \ud83d'[:-1], max_size=40).map(str.encode)
+)
 @settings(max_examples=400, deadline=None)
 def test_no_bytes_bring_down_the_parser(body: bytes) -> None:
     try:

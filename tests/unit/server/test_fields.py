@@ -144,8 +144,10 @@ async def test_a_wrong_value_inside_a_field_is_named_by_its_place(
 SMALL = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "text", "user"])
 VALUES = st.recursive(
     SMALL,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "5", "a"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "5", "a"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 NAMES = sorted({*BOTH_WRONG, *CHAT_WRONG, *TEXT_WRONG, "zzz", "user"})
@@ -285,7 +287,9 @@ async def test_only_the_served_models_names_are_accepted(http: Any) -> None:
         ("</s>", [[256, 257]]),
     ],
 )
-async def test_a_prompt_may_be_text_or_ids_one_or_many(prompt: Any, ids: list[list[int]], http: Any, client: Any) -> None:
+async def test_a_prompt_may_be_text_or_ids_one_or_many(
+    prompt: Any, ids: list[list[int]], http: Any, client: Any
+) -> None:
     response = await http.post(TEXT, json={"prompt": prompt})
     assert response.status_code == 200
     assert sorted(request.prompt for request in client.requests) == sorted(ids)

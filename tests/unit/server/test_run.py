@@ -99,7 +99,10 @@ ASK = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 async def test_a_signal_ends_the_process_after_its_last_stream(process: Any, number: signal.Signals) -> None:
     started, url = process
     await healthy(url)
-    async with httpx.AsyncClient(base_url=url) as http, http.stream("POST", "/v1/chat/completions", json=ASK) as response:
+    async with (
+        httpx.AsyncClient(base_url=url) as http,
+        http.stream("POST", "/v1/chat/completions", json=ASK) as response,
+    ):
         lines = response.aiter_lines()
         await anext(lines)
         started.send_signal(number)
@@ -113,7 +116,10 @@ async def test_a_signal_ends_the_process_after_its_last_stream(process: Any, num
 async def test_a_second_signal_ends_the_process_at_once(process: Any) -> None:
     started, url = process
     await healthy(url)
-    async with httpx.AsyncClient(base_url=url) as http, http.stream("POST", "/v1/chat/completions", json=ASK) as response:
+    async with (
+        httpx.AsyncClient(base_url=url) as http,
+        http.stream("POST", "/v1/chat/completions", json=ASK) as response,
+    ):
         lines = response.aiter_lines()
         await anext(lines)
         started.send_signal(signal.SIGTERM)

@@ -45,10 +45,10 @@ CONTROLS = [
 ]
 NUMBERS = ["0 1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x1F 1e-9 v1.2.3 ٣٫١٤ ²³ a1b22c333d4444 10% $5 €7 ¥8"]
 SPACES = [
-    " ", "  ", "   ", " a", "  a", "a ", "a  ", "a  b", "a   b    c", "\t", "\ta", "a\t\tb", " \t x", "\n", "\n\n", "a\nb",
-    "a\n\n\nb", "a \n b", "a\r\nb\r\n\r\nc", "\r", "\n \n  \n", "   \n\t  x", "\u00a0x\u2003y\u3000z", "def f(x):\n    return x\n",
-    "    if a:\n\t\tb  # c\n\n\n", "",
-]  # fmt: skip
+    *(" ", "  ", "   ", " a", "  a", "a ", "a  ", "a  b", "a   b    c", "\t", "\ta", "a\t\tb", " \t x", "", "\r"),
+    *("\n", "\n\n", "a\nb", "a\n\n\nb", "a \n b", "a\r\nb\r\n\r\nc", "\n \n  \n", "   \n\t  x"),
+    *("\u00a0x\u2003y\u3000z", "def f(x):\n    return x\n", "    if a:\n\t\tb  # c\n\n\n"),
+]
 SYMBOLS = [
     "!!! ??? ... --- ___ === <<>> {[()]} @#$%^&*~`|\\ a.b,c;d:e ''\"\" </tag> http://a.b/c?d=e&f=g#h",
     "camelCase PascalCase SNAKE_CASE kebab-case HTTPServer iOS eBay ÉCOLEécole ДОМдом a/b//c /\n/ x\n/y",

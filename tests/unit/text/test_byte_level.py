@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def merge(piece: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """BPE as the paper has it: the best pair first, each time over the whole piece."""
     symbols = list(piece)
     while len(symbols) > 1:
-        best = min(zip(symbols, symbols[1:]), key=lambda pair: ranks.get(pair, len(ranks)))
+        best = min(pairwise(symbols), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
         merged, at = [], 0
