@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import weakref
@@ -35,8 +36,10 @@ LAST_WORDS_SECONDS = 5.0
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
-KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays open. Longer than proxies and clients keep theirs, so that they close first."""
+KEEP_ALIVE_SECONDS = 15
+"""How long an idle connection stays open: longer than usual clients keep theirs, so that they close first, but not by
+much, since Hypercorn notices only then that the client of an idle connection has left.
+"""
 
 ACCESS_LOG = '%(h)s "%(r)s" %(s)s %(b)s bytes in %(L)s s, request %({x-request-id}o)s'
 
@@ -54,6 +57,7 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
     with listen(config.server.host, config.server.port) as listening:
         registry.hook.forge_app_created(app=app, client=client)
         stop = _signals()
+        _allow_many_connections()
         await client.start()
         try:
             log.info("listening on http://%s:%d", *listening.getsockname()[:2])
@@ -186,6 +190,13 @@ def _read_text(registry: Registry, model_path: Path) -> TextParts:
     checkpoint = open_checkpoint(registry, model_path)
     tokenizer = build_tokenizer(checkpoint.tokenizer)
     return TextParts.of(tokenizer, build_chat_template(checkpoint.tokenizer, tokenizer), checkpoint.generation)
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit on open files to the hard one: requests that wait in the queue hold a connection each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS reports a hard limit that it doesn't grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _signals() -> asyncio.Event:

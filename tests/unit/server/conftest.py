@@ -1,4 +1,4 @@
-"""A server around a scripted engine: byte-level tokenizer, an engine client that says what the test wants, Hypercorn."""
+"""A server around a scripted engine: a byte-level tokenizer, a client that says what the test wants, Hypercorn."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FakeClient:
 
 
 def scored(tokens: Sequence[int], alternatives: int) -> list[TokenLogprobs]:
-    """Made-up log-probabilities: each token -0.5, the alternatives the ids 97 + i at -1 - i, the last one impossible."""
+    """Made-up log-probabilities: each token -0.5; the alternatives 97 + i at -1 - i, the last one impossible."""
     top = [(97 + i, -1.0 - i if i < alternatives - 1 else -math.inf) for i in range(alternatives)]
     return [TokenLogprobs(-0.5, tuple(top)) for _ in tokens]
 

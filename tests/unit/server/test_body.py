@@ -34,12 +34,12 @@ def test_any_valid_object_comes_through_unchanged(value: dict[str, Any], ascii_o
 )
 @settings(max_examples=400, deadline=None)
 def test_no_bytes_bring_down_the_parser(body: bytes) -> None:
+    refusal, value = None, None
     try:
         value = parse_object(body)
     except InvalidRequest as error:
-        assert error.message.startswith("the body")
-    else:
-        assert value == json.loads(body)
+        refusal = error
+    assert value == json.loads(body) if refusal is None else refusal.message.startswith("the body")
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,8 @@ async def test_a_load_that_fails_ends_the_server_with_its_error(config: Config, 
         await asyncio.sleep(0.05)
         raise UnsupportedModel("no such pre-tokenizer")
 
+    app = create_app(config, service)
     with listen("127.0.0.1", 0) as listening, pytest.raises(UnsupportedModel, match="no such pre-tokenizer"):
-        app = create_app(config, service)
         await run(app, service, listening, 1.0, asyncio.Event(), asyncio.create_task(load()))
 
 

@@ -49,7 +49,7 @@ def llama2_like(sentencepiece_metadata: Metadata, sentencepiece_model: Any) -> t
         (piece[:cut], piece[cut:])
         for piece in sorted(tokens, key=lambda piece: -sentencepiece_model.GetScore(tokens[piece]))
         for cut in range(1, len(piece))
-        if piece[:cut] in tokens and piece[cut:] in tokens and not piece.startswith("<")
+        if piece[:cut] in tokens and piece[cut:] in tokens and tokens[piece] > sentencepiece_model.PieceToId("<0xFF>")
     ]
     library = tokenizers.Tokenizer(models.BPE(tokens, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -110,7 +110,7 @@ def test_a_metaspace_decoder_tells_the_spelling_too(
     )
     tokenizer = build(tmp_path, llama2_like)
     for text in corpus:
-        assert tokenizer.decode(tokenizer.encode(text)) == text.replace("▁", " ")
+        assert tokenizer.decode(tokenizer.encode(text, parse_special=False)) == text.replace("▁", " ")
 
 
 def test_qwen2_from_gguf_has_the_ids_of_transformers_including_composition(
