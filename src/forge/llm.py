@@ -218,7 +218,7 @@ class LLM:
         except BaseException as error:
             loaded.set_exception(error)
             return
-        self._registry.hook.forge_engine_started(engine=engine)
+        self._registry.notify("forge_engine_started", engine=engine)
         loaded.set_result(engine)
         failure = EngineUnavailable("the engine has been closed")
         try:
@@ -231,7 +231,7 @@ class LLM:
                 self._failure = failure
                 for inbox in self._inboxes.values():
                     inbox.put(failure)
-            self._registry.hook.forge_engine_stopped(engine=engine)
+            self._registry.notify("forge_engine_stopped", engine=engine)
             engine.close()
 
     def _deliver(self, message: FromEngine) -> None:

@@ -111,17 +111,14 @@ def load(allow: Sequence[str] | None = None, deny: Sequence[str] = ()) -> Regist
             plugins.append(_described(entry, failure="is not in plugins.allow"))
         else:
             plugins.append(_load(entry, manager))
-    return Registry(plugins, manager.hook)
+    return Registry(plugins)
 
 
 class Registry:
-    """What is installed. hook: pluggy's relay for the life-cycle hooks of all plugins that loaded. plugins: in a stable
-    order, Forge's own first.
-    """
+    """What is installed: `plugins`, in a stable order, Forge's own first."""
 
-    def __init__(self, plugins: Sequence[LoadedPlugin], hook: pluggy.HookRelay) -> None:
+    def __init__(self, plugins: Sequence[LoadedPlugin]) -> None:
         self.plugins = tuple(plugins)
-        self.hook = hook
 
     @property
     def failures(self) -> tuple[LoadedPlugin, ...]:
@@ -174,6 +171,15 @@ class Registry:
                 raise ConfigError(f"{kind}.options.{key}: {_title(kind, name)} of {plugin} has no options", param=key)
             return None
         return structure(dict(table), component.options, error=ConfigError, root=f"{kind}.options")
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call a life-cycle hook of every plugin that has it; one that raises is logged and the others go on."""
+        for plugin in self.plugins:
+            if plugin.hook is not None:
+                try:
+                    getattr(plugin.hook, hook)(**arguments)
+                except Exception:
+                    log.exception("%s: its hook %s failed", plugin, hook)
 
     def probe(self, kind: str, names: Sequence[str] | None = None, timeout: float = PROBE_SECONDS) -> dict[str, Probe]:
         """Whether the components of a kind (None: all) can run here, each asked in a process of its own.

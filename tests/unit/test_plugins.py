@@ -160,8 +160,21 @@ def test_a_broken_plugin_fails_alone_and_says_why_when_asked_for(install_plugin:
     assert not {"broken", "x", "auto"} & set(registry.names("backend"))
 
     called: list[str] = []
-    registry.hook.forge_engine_started(engine=called)
+    registry.notify("forge_engine_started", engine=called)
     assert called == [healthy]
+
+
+def test_a_life_cycle_hook_that_raises_is_logged_and_the_others_are_called(
+    install_plugin: InstallPlugin, caplog: pytest.LogCaptureFixture
+) -> None:
+    life = "import forge\n@forge.hookimpl\ndef forge_engine_stopped(engine):\n    {}\n"
+    install_plugin("forge-first", life.format("raise RuntimeError('no goodbye')"))
+    install_plugin("forge-second", life.format("engine.append(1)"))
+    called: list[int] = []
+    plugins.load().notify("forge_engine_stopped", engine=called)
+    assert called == [1]
+    assert "forge-first 1.0: its hook forge_engine_stopped failed" in caplog.text
+    assert "no goodbye" in caplog.text
 
 
 def test_interrupting_a_slow_import_interrupts(install_plugin: InstallPlugin) -> None:

@@ -37,12 +37,12 @@ def main(fd: int) -> int:
             log.exception("the model could not be loaded")
         channel.send(LoadFailed(ErrorInfo.of(error)))
         return 1
-    registry.hook.forge_engine_started(engine=engine)
+    registry.notify("forge_engine_started", engine=engine)
     channel.send(Ready(engine.parts.info))
     try:
         engine.run(channel)
     finally:
-        registry.hook.forge_engine_stopped(engine=engine)
+        registry.notify("forge_engine_stopped", engine=engine)
         engine.close()
     return 0
 

@@ -59,8 +59,9 @@ def _add_guards(app: App, keys: ApiKeys | None) -> None:
 
     @app.after_request
     async def sign(response: Response) -> Response:
-        response.headers["X-Request-Id"] = current().request_id
-        if app.service.in_flight.stopping:
+        request = current()
+        response.headers["X-Request-Id"] = request.request_id
+        if app.service.in_flight.stopping and request.http_version < "2":  # HTTP/2 has no such header
             response.headers["Connection"] = "close"
         return response
 
@@ -69,8 +70,8 @@ def _add_error_handlers(app: App, max_body_bytes: int) -> None:
     @app.errorhandler(ForgeError)
     async def known(error: ForgeError) -> Response:
         request = current()
-        if error.status >= 500:
-            log.warning("request %s: %s", request.request_id, error.message)
+        if error.status == 500:
+            log.error("request %s failed: %s", request.request_id, error.message)
         return error_response(error, request.received)
 
     @app.errorhandler(HTTPException)

@@ -55,7 +55,7 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
     service = Service(client, model_id, names)
     app = create_app(config, service)
     with listen(config.server.host, config.server.port) as listening:
-        registry.hook.forge_app_created(app=app, client=client)
+        registry.notify("forge_app_created", app=app, client=client)
         stop = _signals()
         _allow_many_connections()
         await client.start()

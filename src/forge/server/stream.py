@@ -119,6 +119,7 @@ async def events(
             yield head + b'],"usage":' + encode(counts.usage()) + b"}\n\n"
         yield DONE
     except ForgeError as error:
+        log.warning("request %s ended with an error in its stream: %s", request_id, error.message)
         yield _error_event(error)
     except Exception:  # the status has been sent: this event is the only way to tell the client
         log.exception("request %s failed in its stream", request_id)
