@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.utils import Namespace
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 500_000
 MAX_VOLUME = 64_000_000
 MAX_INT_BITS = 4096
 MAX_WIDTH = 10_000
 
-ENTRY = 16
+ENTRY = 64
 """What looking at one entry costs in volume: about as long as so many characters take."""
 
 _WIDE = re.compile(r"\d{5}|\*|\{[^{}]*\{")

@@ -62,11 +62,15 @@ class MetadataReader:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """An array of strings."""
+        """An array of strings, all of them valid Unicode."""
         values = self.array(name)
         for place, value in enumerate(values):
             if not isinstance(value, str):
                 raise ModelFileError(f"{KEY}{name}[{place}] is {type(value).__name__}, not a string")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ModelFileError(f"{KEY}{name}[{place}] isn't valid Unicode: {error.reason}") from error
         return tuple(values)
 
     def numbers(self, name: str, size: int, default: float | None = None) -> list[float]:

@@ -70,6 +70,22 @@ class Entries:
         text = self.texts[token]
         return text if text and token not in self.special else f"\x00forge {token}"
 
+    @property
+    def user_defined(self) -> list[int]:
+        """Ids that are found in any text before it's tokenized."""
+        return [
+            token
+            for token, kind in enumerate(self.types)
+            if kind is TokenType.USER_DEFINED and self.texts[token] and token not in self.special
+        ]
+
+    @property
+    def spoken_special(self) -> list[int]:
+        """Special ids that trusted text can name."""
+        return [
+            token for token in sorted(self.special) if self.texts[token] and self.types[token] is not TokenType.UNUSED
+        ]
+
     def vocabulary(self) -> dict[str, int]:
         """The BPE model's spelling of every id."""
         keys = {self.key(token): token for token in range(len(self.texts))}
@@ -245,24 +261,16 @@ def assemble(
 ) -> TokenizerParts:
     """Make the second engine, on the same model, and give both what they need around it."""
     parsing = tokenizers.Tokenizer(plain.model)
+    around = frame(reader, entries, add_bos)
     aliases = {}
     for engine in (plain, parsing):
         if normalizer is not None:
             engine.normalizer = normalizer
         if cutter is not None:
             engine.pre_tokenizer = cutter
-        engine.post_processor = frame(reader, entries, add_bos)
-        defined = [
-            t for t, kind in enumerate(entries.types) if kind is TokenType.USER_DEFINED and t not in entries.special
-        ]
-        engine.add_tokens(
-            [AddedToken(entries.texts[token], normalized=False) for token in defined if entries.texts[token]]
-        )
-    special = [
-        token
-        for token in sorted(entries.special)
-        if entries.texts[token] and entries.types[token] is not TokenType.UNUSED
-    ]
+        engine.post_processor = around
+        engine.add_tokens([AddedToken(entries.texts[token], normalized=False) for token in entries.user_defined])
+    special = entries.spoken_special
     parsing.add_special_tokens([AddedToken(entries.texts[token], normalized=False, special=True) for token in special])
     for token in special:
         alias = parsing.token_to_id(entries.texts[token])
@@ -298,8 +306,13 @@ def final_bytes(entries: Entries, token: int, spelt: bytes) -> bytes:
 
 def frame(reader: MetadataReader, entries: Entries, add_bos: bool) -> processors.TemplateProcessing:
     """What puts BOS and EOS around a prompt. add_bos: whether this kind has BOS where the file doesn't say."""
-    bos = entries.bos if reader.flag("add_bos_token", default=add_bos and entries.bos is not None) else None
-    eos = entries.eos[0] if entries.eos and reader.flag("add_eos_token", default=False) else None
+    wanted = {"bos": reader.flag("add_bos_token", default=add_bos and entries.bos is not None)}
+    wanted["eos"] = reader.flag("add_eos_token", default=False)
+    bos = entries.bos if wanted["bos"] else None
+    eos = entries.eos[0] if wanted["eos"] and entries.eos else None
+    for name, token in (("bos", bos), ("eos", eos)):
+        if wanted[name] and token is None:
+            log.warning("%sadd_%s_token is set, but the file has no such token; none is added", KEY, name)
     single = [*(["BOS"] if bos is not None else []), "$A", *(["EOS"] if eos is not None else [])]
     named = [(name, token) for name, token in (("BOS", bos), ("EOS", eos)) if token is not None]
     return processors.TemplateProcessing(single=single, special_tokens=named)

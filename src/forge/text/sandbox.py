@@ -3,8 +3,9 @@
 For `forge.text.template`. Jinja's immutable sandbox keeps a template away from Python. On top of it, each rendering has
 a `Budget`, so that no template can hang the server or eat its memory:
 
-- 1,000,000 loop iterations, calls and filters;
-- 64,000,000 characters and list entries put out, joined, repeated, converted or otherwise handled;
+- 500,000 loop iterations, calls and filters;
+- 64,000,000 characters put out, joined, repeated, converted or otherwise handled; an entry of a list or a mapping
+  that is turned into text counts for 64 more;
 - numbers of at most 4,096 bits, paddings of at most 10,000 characters, and (Jinja's own) ranges of at most 100,000.
 
 What would go beyond is refused before it's computed. Published templates stay far below all of these.
@@ -28,10 +29,12 @@ from forge.text.budget import ENTRY, Budget, check_format, check_width, size
 _BUDGET = "forge budget"
 """The budget's name among a rendering's variables; no template can spell it."""
 
+_CONSTANT = frozenset({"attr", "count", "d", "default", "first", "last", "length"})
+"""Filters that take no longer for a longer value."""
+
 _SHALLOW = frozenset({
-    "abs", "attr", "batch", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "last",
-    "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round", "select", "selectattr",
-    "slice", "sort", "tojson", "unique",
+    "abs", "batch", "dictsort", "float", "groupby", "int", "items", "list", "map", "max", "min", "random", "reject",
+    "rejectattr", "reverse", "round", "select", "selectattr", "slice", "sort", "tojson", "unique",
 })  # fmt: skip
 """Filters that look at a container's entries but not into them. The others make text of all that is in there."""
 
@@ -178,6 +181,8 @@ def before_filter(budget: Budget, name: str, value: Any, args: tuple[Any, ...], 
     numbers = [number for number in (*args, *kwargs.values()) if isinstance(number, int)]
     if name in _PADDING:
         check_width(*numbers)
+    if name in _CONSTANT:
+        return value
     if name in _SHALLOW:
         budget.handle(size(value))
         return value

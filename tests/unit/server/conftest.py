@@ -142,7 +142,7 @@ def say(*pieces: str, finish: str = "stop", pause: float = 0.0, cached: int = 3)
             reused = cached if choice == 0 else len(request.prompt) - 1
             usage = Usage(len(request.prompt), count, reused)
             logprobs = None if top is None else []
-            yield Delta(request.id, choice, "", [], logprobs, finish_reason=finish, usage=usage)  # type: ignore[arg-type]
+            yield Delta(request.id, choice, "", [], logprobs, finish_reason=finish, usage=usage)
 
     return script
 
@@ -160,8 +160,8 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def service(client: FakeClient) -> Service:
-    text = TextParts.of(ByteTokenizer(), PlainTemplate(), GenerationDefaults())  # type: ignore[arg-type]
-    return Service(client, "tiny", frozenset({"tiny", "/models/tiny.gguf"}), text)  # type: ignore[arg-type]
+    text = TextParts.of(ByteTokenizer(), PlainTemplate(), GenerationDefaults())
+    return Service(client, "tiny", frozenset({"tiny", "/models/tiny.gguf"}), text)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -335,10 +333,16 @@ def test_every_field_that_is_read_is_in_the_tables_above() -> None:
         assert fields <= {name for at, name, _ in CASES if at == path}
 
 
-def test_prompts_read_back_as_they_were_given() -> None:
-    make: Callable[[Any], Any] = lambda prompt: openai.completion({"prompt": prompt})[0]  # noqa: E731
-    for prompt, expected in (("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], []], [[1], []])):
-        wire = make(prompt)
-        assert list(wire.prompts) == expected
-    places = list(itertools.chain.from_iterable([[make("a").place(0)], [make([1]).place(0)], [make([[1]]).place(0)]]))
-    assert places == ["prompt", "prompt", "prompt[0]"]
+@pytest.mark.parametrize(
+    ("prompt", "prompts", "place"),
+    [
+        ("a", ["a"], "prompt"),
+        (["a", "b"], ["a", "b"], "prompt[0]"),
+        ([1, 2], [[1, 2]], "prompt"),
+        ([[1], []], [[1], []], "prompt[0]"),
+    ],
+)
+def test_prompts_read_back_as_they_were_given(prompt: Any, prompts: list[Any], place: str) -> None:
+    wire, _ = openai.completion({"prompt": prompt})
+    assert list(wire.prompts) == prompts
+    assert wire.place(0) == place

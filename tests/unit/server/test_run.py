@@ -57,9 +57,9 @@ class Text:
 
 run.EngineClient = Client
 run._read_text = lambda registry, path: TextParts.of(Text(), Text(), GenerationDefaults())
-hook = SimpleNamespace(forge_app_created=lambda app, client: print("hook", type(client).__name__, flush=True))
+registry = SimpleNamespace(notify=lambda hook, app, client: print(hook, type(client).__name__, flush=True))
 config = Config(server=ServerTable(port=int(sys.argv[1]), drain_timeout=30.0))
-asyncio.run(run.serve(config, SimpleNamespace(hook=hook), Path("/models/tiny.gguf")))
+asyncio.run(run.serve(config, registry, Path("/models/tiny.gguf")))
 print("ended", flush=True)
 """
 """A whole server process around an engine that says 20 words in two seconds."""
@@ -81,9 +81,11 @@ def process() -> Any:
         started.communicate()
 
 
-async def healthy(url: str) -> None:
-    async with asyncio.timeout(20), httpx.AsyncClient() as http:
+async def healthy(started: subprocess.Popen[str], url: str) -> None:
+    """Wait until the server takes requests; fail with its last words if it ends instead."""
+    async with asyncio.timeout(30), httpx.AsyncClient() as http:
         while True:
+            assert started.poll() is None, started.communicate()
             try:
                 if (await http.get(f"{url}/health")).status_code == 200:
                     return
@@ -98,7 +100,7 @@ ASK = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_the_process_after_its_last_stream(process: Any, number: signal.Signals) -> None:
     started, url = process
-    await healthy(url)
+    await healthy(started, url)
     async with (
         httpx.AsyncClient(base_url=url) as http,
         http.stream("POST", "/v1/chat/completions", json=ASK) as response,
@@ -110,12 +112,12 @@ async def test_a_signal_ends_the_process_after_its_last_stream(process: Any, num
         assert rest[-1] == "data: [DONE]"
         assert sum('"content":"word "' in line for line in rest) == 20
     out, err = await asyncio.to_thread(started.communicate, timeout=10)
-    assert (started.returncode, out.splitlines()) == (0, ["hook Client", "engine stopped", "ended"]), err
+    assert (started.returncode, out.splitlines()) == (0, ["forge_app_created Client", "engine stopped", "ended"]), err
 
 
 async def test_a_second_signal_ends_the_process_at_once(process: Any) -> None:
     started, url = process
-    await healthy(url)
+    await healthy(started, url)
     async with (
         httpx.AsyncClient(base_url=url) as http,
         http.stream("POST", "/v1/chat/completions", json=ASK) as response,

@@ -218,6 +218,16 @@ def test_bos_is_added_where_the_family_or_the_file_says_so(
     assert from_gguf({**metadata, **flags}).encode("word") == ([] if expected else [bos]) + plain + [eos]
 
 
+def test_a_wanted_bos_that_the_file_does_not_have_is_said_to_be_left_out(
+    byte_level_metadata: Metadata, from_gguf: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = {**byte_level_metadata, "tokenizer.ggml.add_bos_token": True}
+    del metadata["tokenizer.ggml.bos_token_id"]
+    tokenizer = from_gguf(metadata)
+    assert tokenizer.encode("word") == tokenizer.encode("word", add_special=False)
+    assert "add_bos_token is set, but the file has no such token" in caplog.text
+
+
 def test_all_ends_that_the_metadata_names_are_reported(byte_level_metadata: Metadata, from_gguf: Build) -> None:
     eos = byte_level_metadata["tokenizer.ggml.eos_token_id"]
     ends = {"tokenizer.ggml.eot_token_id": eos + 1, "tokenizer.ggml.eom_token_id": eos}

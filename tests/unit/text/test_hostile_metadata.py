@@ -31,6 +31,7 @@ Build = Callable[[Metadata], Tokenizer]
         ("tokens", [], "tokens is empty"),
         ("tokens", "abc", "tokens is str, not an array"),
         ("tokens", ["a", b"b"], r"tokens\[1\] is bytes, not a string"),
+        ("tokens", ["a", "\ud800"], r"tokens\[1\] isn't valid Unicode"),
         ("tokens", ["a", "b", "a"], "'a' twice, as 0 and 2"),
         ("token_type", [1, 1], "2 entries for 1203 tokens"),
         ("token_type", [1] * 1202 + [9], "9 is not a valid TokenType"),

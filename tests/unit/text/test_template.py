@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -35,7 +34,8 @@ LLAMA3 = """
 {{- system_message + '<|eot_id|>' }}
 {%- for message in messages %}
     {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
     {%- elif 'tool_calls' in message %}
         {%- if message.tool_calls | length != 1 %}
             {{- raise_exception('This model only supports single tool-calls at once!') }}
@@ -45,7 +45,7 @@ LLAMA3 = """
         {%- for name, value in call.arguments | items %}{{- name ~ '=' ~ value }}{% if not loop.last %}, {% endif %}
         {%- endfor %}
     {%- else %}
-        {{- message.content | tojson if message.content is mapping or message.content is iterable else message.content }}
+        {{- message.content | tojson if message.content is iterable else message.content }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}
@@ -105,11 +105,15 @@ SUNDRY = """{% set parts = [] %}
   {% endblock %}
 {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ 'a b'.title() | replace('A', 'bb') }}
 {{ messages | rejectattr('role', 'in', ['user']) | map(attribute='content') | list }} {{ range(3) | list }}
-{% for key, entries in messages | groupby('role') %}{{ key }}:{{ entries | length }}{{ loop.cycle(';', '.') }}{% endfor %}
-{{ {'b': 1, 'a': [1, 2.5, none, true]} | dictsort }} {{ 'x' * 3 + 'y' ~ 2 ** 5 ~ 7 % 4 }} {{ 'line\\nline' | indent(3) }}
+{% for key, entries in messages | groupby('role') %}
+{{ key }}:{{ entries | length }}{{ loop.cycle(';', '.') }} {{ loop.length }} {{ loop.revindex }} {{ loop.nextitem }}
+{% endfor %}
+{{ {'b': 1, 'a': [1, 2.5, none, true]} | dictsort }} {{ 'x' * 3 + 'y' ~ 2 ** 5 ~ 7 % 4 }}
+{{ 'line\\nline' | indent(3) }} {% for x in [] %}{% else %}none{% endfor %}
 {% set block %}<{{ messages[-1].content | upper | truncate(9) }}>{% endset %}{{ block | safe | trim }}
 {{ messages | tojson(indent=2) }} {{ undefined_name }} {{ documents is none }} {{ {'é': '<&\\u2028>'} | tojson }}
-{% for a in [[1, [2]], [3]] recursive %}{{ loop(a) if a is iterable else a }}{% if loop.last %}!{% endif %}{% endfor %}"""
+{% for a in [[1, [2]], [3]] recursive %}{{ loop(a) if a is iterable else a }}{% if loop.last %}!{% endif %}
+{% endfor %}"""
 
 TOOLS = [
     {
@@ -264,113 +268,6 @@ def test_a_broken_template_is_refused_when_the_model_is_loaded(
         build_chat_template(TokenizerSource("huggingface", {"chat_template": given}), tokenizer)
 
 
-# ------------------------------------------------------------------------------------------------- hostile templates
-
-DOUBLE = "{% set ns = namespace(x='ab') %}{% for i in range(1000) %}{% set ns.x = ? %}{% endfor %}"
-NEST = "{% set ns = namespace(x=['ab']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for i in range(10**9) %}x{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for c in 'a' * 60000000 %}{% endfor %}",
-        "{% for i in range(99999) %}" + "x" * 10_000 + "{% endfor %}",
-        "{% for i in range(99999) %}{% set x %}" + "x" * 10_000 + "{% endset %}{% endfor %}",
-        "{% set x = 'x' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(100) }}",
-        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-        "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
-        "{% for x in [[0] * 90000] * 90000 recursive %}{% if x is iterable %}{{ loop(x) }}{% endif %}{% endfor %}",
-        DOUBLE.replace("?", "ns.x ~ ns.x"),
-        DOUBLE.replace("?", "ns.x + ns.x"),
-        DOUBLE.replace("?", "ns.x * 2"),
-        DOUBLE.replace("?", "ns.x | replace('a', 'aa')"),
-        DOUBLE.replace("?", "ns.x.replace('a', 'aa')"),
-        DOUBLE.replace("?", "[ns.x, ns.x] | join"),
-        DOUBLE.replace("?", "''.join([ns.x, ns.x])"),
-        DOUBLE.replace("?", "'{}{}'.format(ns.x, ns.x)"),
-        DOUBLE.replace("?", "'%s%s' % (ns.x, ns.x)"),
-        DOUBLE.replace("?", "'%s%s' | format(ns.x, ns.x)"),
-        DOUBLE.replace("'ab'", "['ab']").replace("?", "ns.x + ns.x"),
-        DOUBLE.replace("'ab'", "9").replace("?", "ns.x * ns.x"),
-        DOUBLE.replace("'ab'", "9").replace("?", "ns.x ** 9"),
-        NEST + "{{ ns.x }}",
-        NEST + "{{ ns.x ~ '' }}",
-        NEST + "{{ ns.x | string }}",
-        NEST + "{{ ns.x | upper }}",
-        NEST + "{{ ns.x | tojson }}",
-        NEST + "{{ '%s' % ns.x }}",
-        NEST + "{{ '{}'.format(ns.x) }}",
-        NEST + "{{ ns }}",
-        "{{ [[0] * 90000] * 90000 | sum(start=[]) }}",
-        "{{ (['a' * 1000000] * 100000) | join }}",
-        "{{ ('a' * 1000000) | list | join('b' * 1000000) }}",
-        "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
-        "{{ 'x' * 10 ** 10 }}",
-        "{{ [1] * 10 ** 10 }}",
-        "{{ 10 ** (10 ** 8) }}",
-        "{{ 'x' | center(10 ** 9) }}",
-        "{{ 'x'.center(10 ** 9) }}",
-        "{{ 'x'.ljust(10 ** 9) }}",
-        "{{ ('\t' * 1000000).expandtabs(9999) }}",
-        "{{ ('\n' * 1000000) | indent(9999, blank=true) }}",
-        "{{ ('\n' * 1000000) | indent('x' * 9999, blank=true) }}",
-        "{{ [1] | batch(10 ** 9, 'x') | list }}",
-        "{{ [[1]] | tojson(indent=10 ** 9) }}",
-        "{{ '%1000000000d' % 1 }}",
-        "{{ '%*d' % (10 ** 9, 1) }}",
-        "{{ '%1000000000d' | format(1) }}",
-        "{{ '{:1000000000}'.format(1) }}",
-        "{{ '{:{}}'.format(1, 10 ** 9) }}",
-        "{{ 'x'.encode().center(10 ** 9) }}",
-        "{{ (5).to_bytes(10 ** 9, 'big') }}",
-        "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) }}",
-    ],
-)
-def test_a_template_that_would_hang_or_eat_memory_is_stopped(source: str) -> None:
-    with pytest.raises(InvalidRequest, match="the chat template"):
-        ChatTemplate(source).render([])
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ().__class__.__base__.__subclasses__() }}",
-        "{{ messages.__class__ }}{{ messages.__class__.mro() }}",
-        "{{ raise_exception.__globals__.keys() }}",
-        "{{ ''['__class__']['__mro__'] }}",
-        "{{ '{0.__class__.__init__}'.format(messages) }}{{ ().__class__() }}",
-        "{{ messages.append(1) }}",
-        "{{ messages[0].update({'a': 1}) }}",
-        "{% include 'x' %}",
-        "{% import 'os' as os %}",
-        "{{ lipsum(5) }}",
-        "{{ messages[7].content.x }}",
-        "{{ 1 / 0 }}",
-        "{{ 'a' + 1 }}",
-        "{% for x in 7 %}{% endfor %}",
-    ],
-)
-def test_what_is_out_of_a_templates_reach_is_a_clear_error(source: str) -> None:
-    with pytest.raises(InvalidRequest, match="the chat template"):
-        ChatTemplate(source).render([{"role": "user", "content": "x"}])
-
-
-def test_every_rendering_has_a_budget_of_its_own() -> None:
-    template = ChatTemplate("{% for i in range(90000) %}{{ i % 10 }}{% endfor %}")
-    expected = "0123456789" * 9000
-    results: list[str] = []
-    threads = [threading.Thread(target=lambda: results.append(template.render([]))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [expected] * 4
-    assert [template.render([]) for _ in range(12)] == [expected] * 12
-
-
 def test_a_very_long_conversation_stays_within_the_budget() -> None:
-    messages = [{"role": ("user", "assistant")[i % 2], "content": "word " * 200} for i in range(4000)]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": "word " * 50} for i in range(10_000)]
     assert ChatTemplate(QWEN, SPECIAL).render(messages) == reference(QWEN, messages, add_generation_prompt=True)
