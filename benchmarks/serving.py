@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py [--peer http://127.0.0.1:9090] [--model MODEL] [--concurrency 1 4 16] [--rounds 3]
 
-Each round measures Forge and then the peer with the same prompts, so that a noisy machine treats both alike; figures are
-medians over the rounds. TTFT: time to first token; ITL: gaps between tokens, pooled over all requests of a round.
+Each round measures Forge and then the peer with the same prompts, so that a noisy machine treats both alike; figures
+are medians over the rounds. TTFT: time to first token; ITL: gaps between tokens, pooled over all requests of a round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`forge run` as its users meet it: real processes, the OpenAI client, an engine that's killed, clients that go away."""
+"""`forge run` as its users meet it: real processes, the OpenAI client, a killed engine, clients that go away."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ def events(response: httpx.Response) -> Iterator[Any]:
 
 
 @pytest.mark.model
-def test_the_real_model_answers_paris_to_the_openai_client_streamed_and_not(
-    tmp_path: Path, smollm2_path: Path
-) -> None:
+def test_the_real_model_answers_paris_to_the_openai_client_streamed_and_not(tmp_path: Path, smollm2_path: Path) -> None:
     with serve(tmp_path, smollm2_path) as server:
         server.wait()
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused")
@@ -195,10 +193,7 @@ def test_sigterm_lets_running_streams_end_and_refuses_new_ones(tiny_server: Serv
         tiny_server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         with httpx.Client() as other:
-            try:
-                assert other.post(f"{tiny_server.url}/v1/chat/completions", json=chat()).status_code == 503
-            except httpx.ConnectError:
-                pass  # it has stopped listening already
+            assert other.post(f"{tiny_server.url}/v1/chat/completions", json=chat()).status_code == 503
         rest = list(stream)
     assert rest[-1] == "[DONE]"
     assert rest[-2]["choices"][0]["finish_reason"] == "length"
@@ -235,47 +230,53 @@ def auditor(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "AUDIT": str(tmp_path / "audit.json")}
 
 
-async def test_200_streams_with_random_aborts_leave_nothing_behind(
+def test_200_streams_with_random_aborts_leave_nothing_behind(
     tmp_path: Path, tiny_path: Path, auditor: dict[str, str]
 ) -> None:
-    rng = random.Random(1)
     with serve(tmp_path, tiny_path, "--threads", "1", "--num-blocks", "600", **auditor) as server:
         server.wait()
-        limits = httpx.Limits(max_connections=200)
-
-        async def one(client: httpx.AsyncClient, i: int) -> str:
-            body = chat(stream=True, ignore_eos=True, max_tokens=40, seed=i, n=1 + i % 2)
-            body["messages"][0]["content"] = "hello " * (1 + i % 30)
-            patience = rng.choice([0, 1, 5, 20, None, None])
-            if patience == 0:
-                with pytest.raises(httpx.TimeoutException):
-                    await client.post(f"{server.url}/v1/chat/completions", json={**body, "stream": False}, timeout=0.01)
-                return "gave up"
-            async with client.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
-                assert response.status_code == 200
-                count, last = 0, ""
-                async for line in response.aiter_lines():
-                    count, last = count + bool(line), line or last
-                    if patience is not None and count > patience:
-                        return "left"
-                return last
-
-        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
-            ends = await asyncio.gather(*(one(client, i) for i in range(200)))
-            assert ends.count("left") > 20
-            assert ends.count("data: [DONE]") > 20
-            again = await client.post(f"{server.url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True))
-            assert again.json()["usage"]["completion_tokens"] == 3
+        asyncio.run(storm(server))
         deadline = time.monotonic() + 10
         while (left := psutil.Process(server.process.pid).num_fds()) > 40:
             assert time.monotonic() < deadline, f"{left} descriptors are still open"
-            await asyncio.sleep(0.1)
+            time.sleep(0.1)
         assert server.stop() == 0
     assert json.loads(Path(auditor["AUDIT"]).read_text()) == {"used": 0, "idle": True, "running": 0}
 
 
+async def storm(server: Server) -> None:
+    """Two hundred requests at once, many of which are given up at some moment."""
+    rng = random.Random(1)
+    limits = httpx.Limits(max_connections=200)
+
+    async def one(client: httpx.AsyncClient, i: int) -> str:
+        body = chat(stream=True, ignore_eos=True, max_tokens=40, seed=i, n=1 + i % 2)
+        body["messages"][0]["content"] = "hello " * (1 + i % 30)
+        patience = rng.choice([0, 1, 5, 20, None, None])
+        if patience == 0:
+            with pytest.raises(httpx.TimeoutException):
+                await client.post(f"{server.url}/v1/chat/completions", json={**body, "stream": False}, timeout=0.01)
+            return "gave up"
+        async with client.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200
+            count, last = 0, ""
+            async for line in response.aiter_lines():
+                count, last = count + bool(line), line or last
+                if patience is not None and count > patience:
+                    return "left"
+            return last
+
+    async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+        ends = await asyncio.gather(*(one(client, i) for i in range(200)))
+        assert ends.count("left") > 20
+        assert ends.count("data: [DONE]") > 20
+        again = await client.post(f"{server.url}/v1/chat/completions", json=chat(max_tokens=3, ignore_eos=True))
+        assert again.json()["usage"]["completion_tokens"] == 3
+
+
 def test_what_a_request_may_hold_is_bounded(tmp_path: Path, tiny_path: Path) -> None:
-    (tmp_path / "forge.toml").write_text("[scheduler]\nmax_queue = 4\nmax_batch_size = 1\n[server]\nmax_body_bytes = 5000\n")
+    limits = "[scheduler]\nmax_queue = 4\nmax_batch_size = 1\n[server]\nmax_body_bytes = 5000\n"
+    (tmp_path / "forge.toml").write_text(limits)
     with serve(tmp_path, tiny_path, "--threads", "1", "--num-blocks", "64") as server:
         server.wait()
         url = f"{server.url}/v1/chat/completions"
@@ -284,7 +285,8 @@ def test_what_a_request_may_hold_is_bounded(tmp_path: Path, tiny_path: Path) -> 
         long["messages"][0]["content"] = "q" * 1000
         refused = httpx.post(url, json=long)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
-        with httpx.stream("POST", url, json=chat(n=4, max_tokens=400, ignore_eos=True, stream=True), timeout=60) as busy:
+        body = chat(n=4, max_tokens=400, ignore_eos=True, stream=True)
+        with httpx.stream("POST", url, json=body, timeout=60) as busy:
             stream = events(busy)  # kept: httpx closes the response with its iterator
             next(stream)
             second = httpx.post(url, json=chat(n=2, max_tokens=5), timeout=60)

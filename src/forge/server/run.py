@@ -12,7 +12,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hypercorn.asyncio
+import hypercorn.asyncio.run
+from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
 
@@ -36,10 +37,8 @@ LAST_WORDS_SECONDS = 5.0
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
-KEEP_ALIVE_SECONDS = 15
-"""How long an idle connection stays open: longer than usual clients keep theirs, so that they close first, but not by
-much, since Hypercorn notices only then that the client of an idle connection has left.
-"""
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: longer than clients and proxies keep theirs, so that they close first."""
 
 ACCESS_LOG = '%(h)s "%(r)s" %(s)s %(b)s bytes in %(L)s s, request %({x-request-id}o)s'
 
@@ -146,6 +145,19 @@ class Listening(socket.socket):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
+class _Connection(TCPServer):
+    """Hypercorn's connection, which by itself notices only at its idle time-out that an idle client has left: until
+    then each one would hold a descriptor.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
+vars(hypercorn.asyncio.run)["TCPServer"] = _Connection  # Hypercorn has no setting for it
+
+
 def listen(host: str, port: int) -> Listening:
     """A listening socket; port 0 is any free one. `ConfigError` if it can't be had."""
     try:
@@ -161,10 +173,20 @@ def listen(host: str, port: int) -> Listening:
         raise ConfigError(f"server: can't listen on {host}:{port}: {error.strerror or error}") from error
 
 
+class _Settings(HypercornConfig):
+    """A configuration whose one socket is there already: Hypercorn's own would accept past `Listening.accept`."""
+
+    def __init__(self, listening: Listening) -> None:
+        super().__init__()
+        self._listening = listening
+
+    def create_sockets(self) -> Sockets:
+        return Sockets([], [self._listening], [])
+
+
 def hypercorn_settings(listening: Listening) -> HypercornConfig:
     """Hypercorn's configuration: none of its limits on time touches a request that is being answered."""
-    settings = HypercornConfig()
-    settings.create_sockets = lambda: Sockets([], [listening], [])  # its own would accept past `Listening.accept`
+    settings = _Settings(listening)
     settings.backlog = BACKLOG
     settings.read_timeout = None
     settings.keep_alive_timeout = KEEP_ALIVE_SECONDS
