@@ -17,7 +17,7 @@ from attrs import field, frozen
 from attrs.validators import ge, min_len, optional
 
 from forge.errors import ConfigError
-from forge.strict import REPORTED, Keys, Malformed, Problem, between, parse, place, structure
+from forge.strict import REPORTED, Keys, Malformed, Problem, between, nearest, parse, place, structure
 
 AUTO = "auto"
 """A name that means: the best one that can run here."""
@@ -158,6 +158,11 @@ class Flag:
     summary: str
     short: str | None = None
 
+    @property
+    def keyword(self) -> str:
+        """Its name as a Python keyword argument."""
+        return self.name.removeprefix("--").replace("-", "_")
+
 
 FLAGS = (
     Flag("--model-path", ("model", "path"), str, "MODEL", "File, directory, pypi:…, hf:… or short name.", short="-m"),
@@ -210,6 +215,15 @@ def load_config(path: Path | None = None, flags: Mapping[str, Any] | None = None
             origins[flag.path] = flag.name
     config = _checked(data, lambda keys: origins.get(keys) or lines.origin(keys))
     return config, {keys: origins.get(keys, DEFAULT) for keys, _ in _leaves(to_dict(config))}
+
+
+def from_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags given as Python keyword arguments, for `load_config`. Errors: `ConfigError` for one that doesn't exist."""
+    names = {flag.keyword: flag.name for flag in FLAGS}
+    for keyword in keywords:
+        if keyword not in names:
+            raise ConfigError(f"{keyword}: there is no such flag, {nearest(keyword, names)}", param=keyword)
+    return {names[keyword]: value for keyword, value in keywords.items()}
 
 
 def to_dict(config: Config) -> dict[str, Any]:

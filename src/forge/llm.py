@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from attrs import define, field, frozen
 
 from forge import assemble, models, plugins
-from forge.config import load_config
+from forge.config import from_keywords, load_config
 from forge.engine.channel import LocalChannel
 from forge.engine.request import (
     Abort,
@@ -78,7 +78,7 @@ class LLM:
     def __init__(self, model: str | Path | None = None, *, config: str | Path | None = None, **flags: Any) -> None:
         if model is not None:
             flags["model_path"] = str(model)
-        self.config, _ = load_config(None if config is None else Path(config), flags)
+        self.config, _ = load_config(None if config is None else Path(config), from_keywords(flags))
         self._registry = plugins.load(allow=self.config.plugins.allow, deny=self.config.plugins.deny)
         self._path = models.resolve(self.config.model.path, self._registry)
         checkpoint = assemble.open_checkpoint(self._registry, self._path)

@@ -62,7 +62,7 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def command(config_path: Path | None, model: str | None, **values: Any) -> None:
-        flags = {flag.name: values.pop(_variable(flag)) for flag in FLAGS}
+        flags = {flag.name: values.pop(flag.keyword) for flag in FLAGS}
         if model is not None:
             if flags["--model-path"] is not None:
                 raise click.UsageError("the model is named twice, as an argument and by --model-path")
@@ -71,13 +71,9 @@ def _configured(function: Callable[..., None]) -> Callable[..., None]:
 
     decorated: Callable[..., None] = command
     for flag in reversed(FLAGS):
-        names = [flag.name, *([flag.short] if flag.short else []), _variable(flag)]
+        names = [flag.name, *([flag.short] if flag.short else []), flag.keyword]
         decorated = click.option(*names, type=_FlagType(flag), metavar=flag.metavar, help=flag.summary)(decorated)
     return click.argument("model", required=False)(_config_option(decorated))
-
-
-def _variable(flag: Flag) -> str:
-    return flag.name.removeprefix("--").replace("-", "_")
 
 
 def _installed(config: Config) -> Registry:

@@ -101,7 +101,7 @@ def merge(a: Delta, b: Delta) -> Delta:
         b,
         text=a.text + b.text,
         token_ids=a.token_ids + b.token_ids,
-        logprobs=None if b.logprobs is None else (a.logprobs or []) + b.logprobs,
+        logprobs=None if a.logprobs is b.logprobs is None else (a.logprobs or []) + (b.logprobs or []),
         prompt_logprobs=a.prompt_logprobs or b.prompt_logprobs,
     )
 
