@@ -9,7 +9,7 @@ LOCAL := -e . $(foreach plugin,$(PLUGINS),-e plugins/$(plugin))
 # plain range would bring its CUDA build.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 SOURCES := pyproject.toml constraints.txt $(foreach plugin,$(PLUGINS),plugins/$(plugin)/pyproject.toml)
-CHECKED := src plugins tests conftest.py
+CHECKED := src plugins tests benchmarks conftest.py
 
 .PHONY: install run test test-all lint format bench clean
 
@@ -44,8 +44,8 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/serving.py
+bench: install
+	FORGE=$(BIN)/forge scripts/benchmark.sh
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

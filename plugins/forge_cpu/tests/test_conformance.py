@@ -1,23 +1,31 @@
-"""The CPU backend in both of its weight formats against the conformance kit."""
+"""The CPU backend against the conformance kit: each instruction set, each cache format, and without its kernels."""
 
 from __future__ import annotations
 
 import pytest
-from forge_cpu import CpuOptions
-from forge_cpu.backend import CpuBackend
 
 from forge.testing.backend import BackendConformance
+from forge_cpu import CpuOptions
+from forge_cpu.backend import CpuBackend
+from forge_cpu.fallback import FallbackBackend
+from forge_cpu.native import extension
+
+NATIVE = extension()
+assert NATIVE is not None, "the tests need the compiled kernels"
 
 
-class TestFloat32(BackendConformance):
+@pytest.mark.parametrize("isa", NATIVE.isas())
+class TestNative(BackendConformance):
+    tolerance = 2e-2  # activations are rounded to 8 bits, keys and values to 16
+
     @pytest.fixture
-    def backend(self) -> CpuBackend:
-        return CpuBackend(threads=1, options=CpuOptions(dtype="float32"))
+    def backend(self, isa: str) -> CpuBackend:
+        return CpuBackend(NATIVE, threads=2, options=CpuOptions(isa=isa))
 
 
-class TestBfloat16(BackendConformance):
+class TestFallback(BackendConformance):
     tolerance = 2e-2
 
     @pytest.fixture
-    def backend(self) -> CpuBackend:
-        return CpuBackend(threads=1, options=CpuOptions(dtype="bfloat16"))
+    def backend(self) -> FallbackBackend:
+        return FallbackBackend(threads=1)

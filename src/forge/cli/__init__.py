@@ -1,4 +1,4 @@
-"""The command line: ``forge run | config | plugins | doctor | pull | models``, and whatever plugins add.
+"""The command line: ``forge run | bench | config | plugins | doctor | pull | models``, and whatever plugins add.
 
 A `ForgeError` becomes one message on standard error and exit code 1, or 2 if the configuration is at fault. Nothing
 here imports torch, and what only one command needs is imported there.
@@ -96,6 +96,61 @@ def run(config: Config, origins: Origins) -> None:
     component_options(config, origins, registry)  # rather now than after a download
     model_path = resolve(config.model.path, registry, progress=sys.stderr.isatty())
     asyncio.run(serve(config, registry, model_path))
+
+
+class _Numbers(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between them."""
+
+    def __init__(self, number: Callable[[str], Any], name: str) -> None:
+        self.number = number
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return tuple(self.number(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected {self.name}, got {value!r}", param, ctx)
+
+
+@cli.command()
+@click.argument("url")
+@click.option("--concurrency", type=_Numbers(int, "N,N,…"), help="Streams of the closed loops [default: 1,4,16].")
+@click.option("--rate", type=_Numbers(float, "R,R,…"), help="Open loops: so many Poisson arrivals per second.")
+@click.option("--requests", type=int, help="Requests of each stage [default: 2 a stream, 32 of an open loop].")
+@click.option("--warmup", type=int, help="Unmeasured requests before each stage [default: 1 a stream, 4].")
+@click.option("--prompt-tokens", type=int, default=158, show_default=True, help="Length of the prompts.")
+@click.option("--shared-prefix", type=int, default=0, show_default=True, help="Tokens that all prompts begin with.")
+@click.option("--output-tokens", type=int, default=64, show_default=True, help="Length of the answers.")
+@click.option("--ignore-eos/--no-ignore-eos", default=True, show_default=True, help="Go on after an end of sequence.")
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
+@click.option("--model", help="What the server calls its model [default: the first that it lists].")
+@click.option("--api-key", envvar="FORGE_BENCH_API_KEY", help="[env: FORGE_BENCH_API_KEY]")
+@click.option("--slo", multiple=True, metavar="METRIC:SECONDS", help="A limit for goodput, on ttft, tpot or e2e.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds that a request may take.")
+@click.option("--seed", type=int, help="Of prompts and arrivals [default: another one each time].")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@click.option("--raw", is_flag=True, help="With --json: every request's times too.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the figures into this PNG.")
+def bench(json_path: Path | None, raw: bool, plot_path: Path | None, slo: tuple[str, ...], **values: Any) -> None:
+    """Measure the OpenAI-compatible server at URL: latencies, throughput, failures.
+
+    The exit code is 1 if a request failed.
+    """
+    from forge.bench.command import run_command
+    from forge.bench.settings import Settings, parse_slo
+
+    if values["rate"] and values["concurrency"]:
+        raise click.UsageError("--rate (an open loop) and --concurrency (closed loops) exclude each other")
+    if raw and json_path is None:
+        raise click.UsageError("--raw needs --json")
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        settings = Settings(**given, slo=dict(parse_slo(text) for text in slo))
+    except ValueError as error:
+        raise click.UsageError(str(error.args[0])) from error
+    if not run_command(settings, json_path, raw, plot_path):
+        sys.exit(1)
 
 
 @cli.command("config")

@@ -89,3 +89,16 @@ class DecoderLayer:
     down_bias: torch.Tensor | None = None
     q_norm: torch.Tensor | None = None
     k_norm: torch.Tensor | None = None
+
+
+@frozen
+class DecoderStack:
+    """A model that is an embedding, decoder layers and a final norm, one after the other, and nothing else: what a
+    backend needs to run it in one call. specs: one a layer.
+    """
+
+    embedding: Prepared
+    layers: tuple[DecoderLayer, ...]
+    specs: tuple[LayerSpec, ...]
+    final_norm: torch.Tensor
+    norm_eps: float

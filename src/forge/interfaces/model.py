@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from forge.interfaces.backend import Backend, StepInputs
+    from forge.interfaces.layers import DecoderStack
     from forge.interfaces.loader import Checkpoint
 
 LOGIT_ROWS = 64
@@ -60,6 +61,10 @@ class Model(ABC):
     @abstractmethod
     def kv_spec(self) -> tuple[LayerKV, ...]:
         """What each layer keeps in the KV cache."""
+
+    def stack(self) -> DecoderStack | None:
+        """The whole of `forward` as data, for backends that run it in one call; None if it's more than that."""
+        return None
 
     @abstractmethod
     def forward(self, inputs: StepInputs) -> torch.Tensor:

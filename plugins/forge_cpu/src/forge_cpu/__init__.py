@@ -9,26 +9,31 @@ from attrs import frozen
 
 from forge import Component, Probe, hookimpl
 from forge_cpu.machine import has_native_bf16, usable_cores
+from forge_cpu.native import instruction_sets
 
 
 @frozen
 class CpuOptions:
     """Options of the CPU backend.
 
-    dtype: of the weights; "auto": bfloat16 where the processor multiplies it natively, else float32. kv_dtype: of the
-    KV cache; "auto": as the weights.
+    isa: the instruction set that its kernels use; "auto": the best that runs here. kv_format: of the KV cache; int8
+    keeps a scale for each position and head.
     """
 
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    kv_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    isa: Literal["auto", "avx512", "avxvnni", "avx2", "neon", "portable"] = "auto"
+    kv_format: Literal["f16", "bf16", "f32", "int8"] = "f16"
 
 
 def probe() -> Probe:
-    """A CPU is always there; torch might not be."""
+    """A CPU is always there; torch might not be, nor the compiled kernels."""
     if find_spec("torch") is None:
         return Probe(ok=False, detail="torch isn't installed")
-    weights = "bfloat16" if has_native_bf16() else "float32"
-    return Probe(ok=True, score=50, detail=f"{usable_cores()} cores, weights in {weights}")
+    sets = instruction_sets()
+    if not sets:
+        weights = "bfloat16" if has_native_bf16() else "float32"
+        return Probe(ok=True, score=20, detail=f"{usable_cores()} cores, without native kernels: {weights} in torch")
+    others = f" (also {', '.join(sets[1:])})" if sets[1:] else ""
+    return Probe(ok=True, score=50, detail=f"{usable_cores()} cores, kernels for {sets[0]}{others}")
 
 
 @hookimpl
@@ -37,9 +42,9 @@ def forge_backends() -> list[Component]:
     return [
         Component(
             name="cpu",
-            factory="forge_cpu.backend:CpuBackend",
+            factory="forge_cpu.backend:make_backend",
             options=CpuOptions,
             probe=probe,
-            summary="weights in bfloat16 or float32, batched decode attention",
+            summary="native kernels on weights in their quantised form, bit for bit the same in every batch",
         )
     ]

@@ -1,85 +1,193 @@
-"""The CPU backend: weights in the format that this processor multiplies fastest, decodes attended to in one batch."""
+"""The CPU backend: native kernels on packed weights, whole models in one call where they're plain decoder stacks.
+
+Results are the same to the bit whatever else is in a batch, however prompts are chunked and whatever the number of
+threads: see the kernels' headers for how.
+"""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Collection, Sequence
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
+import attrs
+import numpy as np
 import torch
-import torch.nn.functional as F
 
-from forge.interfaces.backend import Backend, Pages, StepInputs
-from forge.interfaces.layers import AttentionSpec, serves
+from forge.errors import ConfigError
+from forge.interfaces.backend import Backend, Pages, Prepared, StepInputs, Use
+from forge.interfaces.layers import AttentionSpec, DecoderStack, RopeSpec, serves
+from forge.interfaces.loader import Weight
+from forge.interfaces.model import LayerKV, Model
 from forge.interfaces.options import DenseOptions
+from forge.interfaces.sampler import RowSampling, Sampled
 from forge_cpu import CpuOptions
-from forge_cpu.machine import has_native_bf16, usable_cores
+from forge_cpu.fallback import FallbackBackend
+from forge_cpu.machine import usable_cores
+from forge_cpu.native import extension
+from forge_cpu.pages import NativePages
+from forge_cpu.weights import PackedWeights, pack
 
-HANDLED = frozenset({"heads", "kv_heads", "k_dim", "v_dim", "scale", "window"})
-"""The fields of `AttentionSpec` that the batched attention knows."""
+ATTENTION = frozenset({"heads", "kv_heads", "k_dim", "v_dim", "scale", "window"})
+"""The fields of `AttentionSpec` that the kernels know."""
 
-PADDING = 1.5
-"""Decodes share a batch as long as padding to the longest makes at most so many times the work."""
+LAYER = frozenset({"attention", "rope", "norm_eps", "qkv_bias", "output_bias", "mlp_bias", "qk_norm"})
+"""The fields of `LayerSpec` that the whole-model call knows."""
+
+
+def make_backend(device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None) -> Backend:
+    """The native backend, or the plain one where the kernels weren't built. Errors: `ConfigError`."""
+    native = extension()
+    if native is None:
+        return FallbackBackend(device_index, threads, options)
+    return CpuBackend(native, device_index, threads, options)
 
 
 class CpuBackend(Backend):
-    """Overrides the choice of formats and threads, and attention for steps with several decodes."""
+    """Overrides weights, pages, and everything that takes time. One thread at a time calls it."""
 
-    def __init__(self, device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None) -> None:
+    invariance: ClassVar[Literal["bitwise", "approximate"]] = "bitwise"
+
+    def __init__(
+        self, native: ModuleType, device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None
+    ) -> None:
+        super().__init__(device_index, 1, DenseOptions())  # torch's own threads would only stand in the way
         options = options or CpuOptions()
-        native = "bfloat16" if has_native_bf16() else "float32"
-        dense = DenseOptions(
-            dtype=native if options.dtype == "auto" else options.dtype, kv_dtype=options.kv_dtype, device="cpu"
-        )
-        super().__init__(device_index, threads or usable_cores(), dense)
+        sets = native.isas()
+        isa = sets[0] if options.isa == "auto" else options.isa
+        if isa not in sets:
+            raise ConfigError(f"backend.options.isa: {isa} can't run here; there are {', '.join(sets)}", param="isa")
+        self._native = native
+        self._pool = native.Pool(threads or usable_cores(), isa)
+        self._kv_format = options.kv_format
+        self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
 
-    def attention(self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec) -> torch.Tensor:
-        starts, lengths = inputs.span_starts.tolist(), inputs.lengths.tolist()
-        decodes = [span for span, (start, stop) in enumerate(pairwise(starts)) if stop == start + 1]
-        if len(decodes) < 2 or not serves(spec, HANDLED):
-            return super().attention(q, pages, inputs, spec)
-        out = q.new_empty(len(q), spec.heads, spec.v_dim)
-        batches = _batches(decodes, lengths, pages.block_size)
-        for spans in batches:
-            rows = torch.tensor([starts[span] for span in spans])
-            out[rows] = self._decodes(q[rows], pages, inputs, spec, spans)
-        batched = {span for spans in batches for span in spans}
-        for span, (start, stop) in enumerate(pairwise(starts)):
-            if span not in batched:
-                blocks = inputs.block_table[span, : -(-lengths[span] // pages.block_size)]
-                k, v = pages.read(blocks)
-                out[start:stop] = self.span_attention(q[start:stop], k[: lengths[span]], v[: lengths[span]], spec)
+    # -- weights and pages
+
+    def prepare(self, parts: Sequence[Weight], uses: Collection[Use]) -> Prepared:
+        return pack(self._native, self._pool, parts)
+
+    def kv_bytes(self, layer: LayerKV) -> int:
+        group = 16
+        nbytes = self._native.Pages(1, group, layer.kv_heads, layer.k_dim, layer.v_dim, self._kv_format).nbytes
+        return -(-int(nbytes) // group)
+
+    def kv_pages(self, layer: LayerKV, num_blocks: int, block_size: int) -> Pages:
+        pages = self._native.Pages(
+            num_blocks, block_size, layer.kv_heads, layer.k_dim, layer.v_dim, self._kv_format
+        )
+        return NativePages(self._pool, pages)
+
+    # -- operations
+
+    def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if not isinstance(weights, PackedWeights):
+            return super().linear(x, weights, bias)
+        out = torch.empty(len(x), weights.out_features)
+        self._native.linear(self._pool, x.contiguous(), weights.matrix, bias, out)
         return out
 
-    def _decodes(
-        self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec, spans: list[int]
-    ) -> torch.Tensor:
-        """One query each of several sequences, their keys padded to the longest: ``[b, heads, k_dim]`` → alike.
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        out = torch.empty_like(rows)
+        self._native.rms_norm(self._pool, rows, weight, eps, out)
+        return out.view(x.shape)
 
-        The queries that share a KV head are taken as rows of one product, so that keys aren't copied for each of them.
-        """
-        lengths = inputs.lengths[spans]
-        blocks = inputs.block_table[spans, : -(-int(lengths.max()) // pages.block_size)]
-        k, v = pages.read(blocks.flatten())
-        k, v = (x.unflatten(0, (len(spans), -1)).transpose(1, 2) for x in (k, v))
-        key = torch.arange(k.shape[2])
-        visible = key < lengths[:, None]
-        if spec.window is not None:
-            visible &= key >= lengths[:, None] - spec.window
-        packed = q.unflatten(1, (spec.kv_heads, -1))
-        return F.scaled_dot_product_attention(packed, k, v, attn_mask=visible[:, None, None], scale=spec.scale).flatten(
-            1, 2
+    def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
+        out = torch.empty(x.shape)
+        frequencies = np.array(spec.inverse_frequencies, dtype=np.float64)
+        self._native.rope(
+            self._pool, x.contiguous(), positions, frequencies, spec.interleaved, spec.magnitude, out
         )
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(len(gate_up), gate_up.shape[1] // 2)
+        self._native.silu_mul(self._pool, gate_up.contiguous(), out)
+        return out
+
+    def attention(self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec) -> torch.Tensor:
+        if not isinstance(pages, NativePages) or not serves(spec, ATTENTION):
+            return super().attention(q, pages, inputs, spec)
+        out = torch.empty(len(q), spec.heads, spec.v_dim)
+        self._native.attention(
+            self._pool, q.contiguous(), pages.pages, inputs.span_starts, inputs.lengths, inputs.block_table,
+            spec.scale, spec.window or 0, out,
+        )  # fmt: skip
+        return out
+
+    def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
+        native_model = self._model(model)
+        pages = [page.pages for page in inputs.pages if isinstance(page, NativePages)]
+        if native_model is None or len(pages) != len(inputs.pages):
+            return super().forward(model, inputs)
+        stack = model.stack()
+        assert stack is not None
+        out = torch.empty(len(inputs.output_rows), stack.embedding.in_features)
+        native_model.forward(
+            self._pool, pages, inputs.token_ids, inputs.positions, inputs.slots, inputs.span_starts, inputs.lengths,
+            inputs.block_table, inputs.output_rows, out,
+        )  # fmt: skip
+        return out
+
+    def sample(self, logits: torch.Tensor, rows: RowSampling) -> Sampled:
+        if rows.logprobs is not None:
+            logits = logits.clone()
+        sampled = Sampled(*self._native.sample(self._pool, logits.contiguous(), *_columns(rows)))
+        if (sampled.tokens < 0).any():
+            raise ValueError("the logits of a row are not finite, or no token is allowed")
+        return sampled
+
+    # -- whole models
+
+    def _model(self, model: Model) -> Any | None:
+        """The native form of a model, made when it's first seen; None for one that isn't a plain decoder stack."""
+        if model not in self._models:
+            stack = model.stack()
+            served = stack is not None and _serves_stack(stack)
+            self._models[model] = self._build(stack) if stack is not None and served else None
+        return self._models[model]
+
+    def _build(self, stack: DecoderStack) -> Any:
+        rope = stack.specs[0].rope
+        native_model = self._native.Model(
+            _matrix(stack.embedding), stack.final_norm, stack.norm_eps, list(rope.inverse_frequencies),
+            rope.interleaved, rope.magnitude,
+        )  # fmt: skip
+        for layer, spec in zip(stack.layers, stack.specs, strict=True):
+            a = spec.attention
+            native_model.add_layer(
+                heads=a.heads, kv_heads=a.kv_heads, k_dim=a.k_dim, v_dim=a.v_dim, scale=a.scale, window=a.window or 0,
+                attention_norm=layer.attention_norm, qkv=_matrix(layer.qkv), output=_matrix(layer.output),
+                mlp_norm=layer.mlp_norm, gate_up=_matrix(layer.gate_up), down=_matrix(layer.down),
+                qkv_bias=layer.qkv_bias, output_bias=layer.output_bias, gate_up_bias=layer.gate_up_bias,
+                down_bias=layer.down_bias, q_norm=layer.q_norm, k_norm=layer.k_norm,
+            )  # fmt: skip
+        return native_model
 
 
-def _batches(spans: list[int], lengths: list[int], block_size: int) -> list[list[int]]:
-    """Group decodes of similar length; those that would be mostly padding (one huge block each, say) stay out."""
-    groups: list[list[int]] = []
-    work = 0
-    for span in sorted(spans, key=lambda s: -lengths[s]):
-        padded = -(-lengths[groups[-1][0] if groups else span] // block_size) * block_size
-        if groups and padded * (len(groups[-1]) + 1) <= PADDING * (work + lengths[span]) + block_size:
-            groups[-1].append(span)
-            work += lengths[span]
-        else:
-            groups.append([span])
-            work = lengths[span]
-    return [group for group in groups if len(group) > 1]
+def _columns(rows: RowSampling) -> tuple[Any, ...]:
+    """The arrays in the order of the fields, which is also that of the native call."""
+    return tuple(getattr(rows, field.name) for field in attrs.fields(RowSampling))
+
+
+def _serves_stack(stack: DecoderStack) -> bool:
+    """Whether every layer is one that the whole-model call computes, all with one rotation and one epsilon."""
+    first = stack.specs[0]
+    weights = [stack.embedding]
+    for layer in stack.layers:
+        weights += [layer.qkv, layer.output, layer.gate_up, layer.down]
+    return all(isinstance(handle, PackedWeights) for handle in weights) and all(
+        serves(spec, LAYER)
+        and serves(spec.attention, ATTENTION)
+        and (spec.rope, spec.norm_eps) == (first.rope, stack.norm_eps)
+        for spec in stack.specs
+    )
+
+
+def _matrix(handle: Prepared) -> Any:
+    assert isinstance(handle, PackedWeights)
+    return handle.matrix
+
+

@@ -12,7 +12,7 @@ import torch
 
 from forge.errors import ModelFileError
 from forge.interfaces.backend import Backend, Prepared, StepInputs, slabs
-from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
+from forge.interfaces.layers import AttentionSpec, DecoderLayer, DecoderStack, LayerSpec, RopeSpec
 from forge.interfaces.loader import Checkpoint, Weight
 from forge.interfaces.model import LOGIT_ROWS, LayerKV, Model
 from forge_llama.config import LlamaConfig
@@ -46,12 +46,16 @@ class LlamaModel(Model):
         self.embedding, self.head = self._tables(names, tensors)
         self.layers = tuple(self._layer(index, names, tensors) for index in range(config.layers))
         self.final_norm = backend.vector([tensors[names.final_norm]])
+        self._stack = DecoderStack(self.embedding, self.layers, self.specs, self.final_norm, config.norm_eps)
 
     def kv_spec(self) -> tuple[LayerKV, ...]:
         config = self.config
         return tuple(
             LayerKV(config.kv_heads, config.head_dim, config.head_dim, window=window) for window in config.windows
         )
+
+    def stack(self) -> DecoderStack:
+        return self._stack
 
     def forward(self, inputs: StepInputs) -> torch.Tensor:
         x = self.backend.embedding(self.embedding, inputs.token_ids)

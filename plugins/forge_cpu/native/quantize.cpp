@@ -1,0 +1,60 @@
+// Activation rows to int8 blocks of 32 values with a scale, for one instruction set.
+#include "kernels.hpp"
+#include "layout.hpp"
+#include "pool.hpp"
+#include "simd.hpp"
+
+namespace forge::FORGE_ISA {
+namespace {
+
+// Below this a block counts as zero: the reciprocal of its scale would overflow.
+constexpr float kSmallest = 1e-30f;
+
+// The block's scale makes its largest magnitude 127; values round to nearest, ties to even.
+FORGE_INLINE void quantize_block(f32x16 low, f32x16 high, ActivationBlock* out) {
+    const float largest = reduce_max(max(abs(low), abs(high)));
+    const bool vanishes = !(largest > kSmallest);
+    const float scale = vanishes ? 0.f : largest / 127.f;
+    const f32x16 inverse = splat(vanishes ? 0.f : 127.f / largest);
+    const i32x16 q_low = round_to_int(low * inverse), q_high = round_to_int(high * inverse);
+    store_i8(out->q, q_low);
+    store_i8(out->q + 16, q_high);
+    const int32_t sum_low = reduce_add(q_low), sum_high = reduce_add(q_high), sum = sum_low + sum_high;
+    out->scale = scale;
+    out->scaled_sum = scale * static_cast<float>(sum);
+    out->minus_8 = -8 * sum;
+    out->minus_128 = -128 * sum;
+    out->minus_32_low = -32 * sum_low;
+    out->minus_32_high = -32 * sum_high;
+    out->unused[0] = out->unused[1] = 0;
+}
+
+}  // namespace
+
+void quantize_rows(Worker& worker, const float* x, int64_t ldx, Activations& out) {
+    const int64_t blocks = out.blocks_a_row();
+    // Some microseconds of work a chunk; a row of a small model is one chunk.
+    worker.share(out.rows * blocks, 64, [&](int64_t begin, int64_t end) {
+        while (begin < end) {
+            const int64_t row = begin / blocks, first = begin - row * blocks;
+            const int64_t last = end - row * blocks < blocks ? end - row * blocks : blocks;
+            const float* from = x + row * ldx;
+            const ActivationRow to = out.row(row);
+            for (int64_t b = first; b < last; ++b)
+                quantize_block(load(from + b * kBlock), load(from + b * kBlock + 16), to.first + b * to.stride);
+            begin += last - first;
+        }
+    });
+}
+
+void quantize_range(const float* x, Activations& out, int64_t begin, int64_t end) {
+    const int64_t blocks = out.blocks_a_row();
+    for (int64_t row = begin; row < end; ++row) {
+        const float* from = x + row * out.cols;
+        const ActivationRow to = out.row(row);
+        for (int64_t b = 0; b < blocks; ++b)
+            quantize_block(load(from + b * kBlock), load(from + b * kBlock + 16), to.first + b * to.stride);
+    }
+}
+
+}  // namespace forge::FORGE_ISA
