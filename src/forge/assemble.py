@@ -78,7 +78,10 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         max_model_len=max_model_len,
         max_queue=config.scheduler.max_queue,
     )
+    if config.constraint.name != NONE:
+        raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
     drafter = config.drafter.name
+    eos = dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
     parts = Parts(
         backend=backend,
         model=model,
@@ -88,7 +91,7 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
         drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
         tokenizer=tokenizer,
-        eos=tuple(dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))),
+        eos=tuple(token for token in eos if token < model.vocab_size),
         info=ModelInfo(
             architecture=checkpoint.architecture,
             backend=backend_name,

@@ -343,13 +343,18 @@ class Backend:
         """Draw one token a row from float32 logits ``[R, vocabulary]``, which may be overwritten.
 
         Order: log-probabilities → bias → penalties → mask and bans → temperature → top-k → top-p → min-p → draw by
-        inverting the distribution, in the order of ids, at `uniforms`.
+        inverting the distribution, in the order of ids, at `uniforms`. Errors: `ValueError` if a row that is drawn has
+        no finite largest logit, or no token left.
         """
         with torch.inference_mode():
             logprobs = None if rows.logprobs is None else logits.log_softmax(-1)
             adjusted = adjust(logits if logprobs is None else logits.clone(), rows)
+            drawing = np.ones(len(logits), bool) if rows.targets is None else rows.targets < 0
+            highest = adjusted.amax(-1).cpu().numpy()
+            if not np.isfinite(highest[drawing]).all():
+                raise ValueError("the logits of a row are not finite, or no token is allowed")
             tokens = adjusted.argmax(-1)
-            drawn = np.flatnonzero(rows.temperature > 0)
+            drawn = np.flatnonzero((rows.temperature > 0) & drawing)
             if len(drawn):
                 at = torch.from_numpy(drawn).to(logits.device)
                 tokens[at] = draw(adjusted[at], rows, drawn)
