@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
+from forge.errors import ConfigError
 from forge.interfaces.drawing import adjust, draw
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
@@ -149,6 +150,8 @@ class Backend:
 
     def __init__(self, device_index: int = 0, threads: int | None = None, options: DenseOptions | None = None) -> None:
         options = options or DenseOptions()
+        if options.device == "cpu" and device_index != 0:
+            raise ConfigError(f"backend.device: {device_index} is asked for, and a CPU is device 0", param="device")
         self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.kv_dtype: torch.dtype = self.dtype if options.kv_dtype == "auto" else getattr(torch, options.kv_dtype)
