@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forge.config import NONE, Config
+import attrs
+
+from forge.config import AUTO, DEFAULT, NONE, Config, Origins
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
-from forge.errors import ConfigError, ModelFileError
+from forge.errors import ConfigError, ModelFileError, PluginError
 from forge.interfaces.kv_cache import CacheLimits
 from forge.interfaces.scheduler import SchedulerLimits
+from forge.plugins import KINDS
+from forge.strict import Keys
 from forge.text.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +33,40 @@ def create(registry: Registry, kind: str, name: str, table: Mapping[str, Any], *
     options = registry.options(kind, name, table)
     factory = registry.factory(kind, name)
     return factory(*args) if options is None else factory(*args, options=options)
+
+
+def component_options(config: Config, origins: Origins, registry: Registry) -> dict[str, Any]:
+    """By kind, the options of each component that the configuration names; "auto" is left for later.
+
+    Errors: `ConfigError` and `PluginError` that say which line or flag is at fault.
+    """
+    options: dict[str, Any] = {}
+    for kind in (field.name for field in attrs.fields(Config) if field.name in KINDS):
+        table = getattr(config, kind)
+        if table.name == AUTO and kind in ("model", "backend"):
+            continue
+        if table.name == NONE and kind in ("constraint", "drafter"):
+            if table.options:
+                key = min(table.options)
+                raise ConfigError(_at(origins, (kind, "options", key), f"{kind}.options.{key}: no {kind} is chosen"))
+            continue
+        try:
+            registry.component(kind, table.name)
+        except PluginError as error:
+            raise PluginError(_at(origins, (kind, "name"), error.message)) from error
+        try:
+            options[kind] = registry.options(kind, table.name, table.options)
+        except ConfigError as error:
+            first = re.match(r"[\w-]*", error.param or "")
+            path = (kind, "options", first[0] if first else "")
+            raise ConfigError(_at(origins, path, error.message), param=error.param) from error
+    return options
+
+
+def _at(origins: Origins, path: Keys, message: str) -> str:
+    """The message with its origin in front. A value that is itself a table has the origin of its first entry."""
+    found = next((origin for keys, origin in origins.items() if keys[: len(path)] == path), DEFAULT)
+    return message if found == DEFAULT else f"{found}: {message}"
 
 
 def open_checkpoint(registry: Registry, path: Path) -> Checkpoint:
@@ -78,7 +117,10 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         max_model_len=max_model_len,
         max_queue=config.scheduler.max_queue,
     )
+    if config.constraint.name != NONE:
+        raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
     drafter = config.drafter.name
+    eos = dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
     parts = Parts(
         backend=backend,
         model=model,
@@ -88,7 +130,7 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
         drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
         tokenizer=tokenizer,
-        eos=tuple(dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))),
+        eos=tuple(token for token in eos if token < model.vocab_size),
         info=ModelInfo(
             architecture=checkpoint.architecture,
             backend=backend_name,

@@ -70,7 +70,7 @@ class PayloadTooLarge(ForgeError):
 
 
 class QueueFull(ForgeError):
-    """As many requests wait as `scheduler.options.max_queue` allows."""
+    """As many requests wait as `scheduler.max_queue` allows."""
 
     status = 429
     type = "rate_limit_error"

@@ -32,7 +32,7 @@ from forge.engine.request import (
     Submit,
     Usage,
 )
-from forge.errors import EngineUnavailable, ForgeError
+from forge.errors import EngineUnavailable, ForgeError, InvalidRequest
 from forge.interfaces.sampler import TokenLogprobs
 from forge.server.openai import chat_completion, completion, engine_request
 from forge.text.template import build_chat_template
@@ -40,6 +40,9 @@ from forge.text.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from forge.engine.engine import Engine
+
+OVER_HTTP = frozenset({"model", "stream", "stream_options", "echo"})
+"""Fields that only mean something to a server."""
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int]
@@ -78,8 +81,9 @@ class LLM:
     def __init__(self, model: str | Path | None = None, *, config: str | Path | None = None, **flags: Any) -> None:
         if model is not None:
             flags["model_path"] = str(model)
-        self.config, _ = load_config(None if config is None else Path(config), from_keywords(flags))
+        self.config, origins = load_config(None if config is None else Path(config), from_keywords(flags))
         self._registry = plugins.load(allow=self.config.plugins.allow, deny=self.config.plugins.deny)
+        assemble.component_options(self.config, origins, self._registry)
         self._path = models.resolve(self.config.model.path, self._registry)
         checkpoint = assemble.open_checkpoint(self._registry, self._path)
         self.tokenizer = build_tokenizer(checkpoint.tokenizer)
@@ -132,7 +136,7 @@ class LLM:
         return self._stream(self._chat_request(prompt, fields))
 
     def close(self) -> None:
-        """Stop the engine and free the model."""
+        """Stop the engine. The model's memory goes with this object."""
         self._channel.put(Stop())
         self._thread.join()
 
@@ -147,14 +151,15 @@ class LLM:
     # -- requests
 
     def _chat_request(self, messages: Any, fields: Mapping[str, Any]) -> Request:
-        body = {"messages": [dict(message) for message in messages], **fields}
-        wire, _ = chat_completion(body)
+        wire, ignored = chat_completion({"messages": [dict(message) for message in messages], **fields})
+        _check_fields(fields, ignored)
         text = self.template.render([message.for_template() for message in wire.messages])
         ids = self.tokenizer.encode(text, add_special=False, parse_special=True)
         return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
 
     def _text_request(self, prompt: Prompt, fields: Mapping[str, Any]) -> Request:
-        wire, _ = completion({"prompt": prompt if isinstance(prompt, str) else list(prompt), **fields})
+        wire, ignored = completion({"prompt": prompt if isinstance(prompt, str) else list(prompt), **fields})
+        _check_fields(fields, ignored)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
 
@@ -215,10 +220,10 @@ class LLM:
     def _run(self, loaded: Future[Engine]) -> None:
         try:
             engine = assemble.build(self.config, self._registry, self._path)
+            self._registry.notify("forge_engine_started", engine=engine)
         except BaseException as error:
             loaded.set_exception(error)
             return
-        self._registry.notify("forge_engine_started", engine=engine)
         loaded.set_result(engine)
         failure = EngineUnavailable("the engine has been closed")
         try:
@@ -247,3 +252,9 @@ class LLM:
             inbox = self._inboxes.get(request_id)
         if inbox is not None:
             inbox.put(item)
+
+
+def _check_fields(fields: Mapping[str, Any], ignored: Sequence[str]) -> None:
+    """Refuse what over HTTP is reported in a header, or what a call has no use for: in Python it's a mistake."""
+    for name in [*ignored, *(OVER_HTTP & fields.keys())]:
+        raise InvalidRequest(f"{name}: there is no such field", param=name)

@@ -30,7 +30,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(path: Path, **flags: Any) -> Engine:
     """An engine with the plain torch backend in float32, as `forge run` would build it."""
-    flags = {"backend": "torch", "threads": 2, "model_path": str(path), **flags}
+    flags = {"backend": "torch", "threads": 1, "model_path": str(path), **flags}
     config, _ = load_config(None, {f"--{name.replace('_', '-')}": value for name, value in flags.items()})
     return assemble.build(config, plugins.load(), path)
 

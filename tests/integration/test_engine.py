@@ -142,8 +142,23 @@ class ScriptedDrafter(Drafter):
 
 
 class FailingDrafter(Drafter):
+    def __init__(self, failing: str) -> None:
+        self.failing = failing
+
     def propose(self, seq: LiveSeq, limit: int) -> list[int]:
-        raise RuntimeError("no idea")
+        if self.failing == "unknown ids":
+            return [10**6, -1]
+        return self._fail("propose") or [5]
+
+    def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
+        self._fail("observe")
+
+    def release(self, seq: LiveSeq) -> None:
+        self._fail("release")
+
+    def _fail(self, method: str) -> None:
+        if method == self.failing:
+            raise RuntimeError("no idea")
 
 
 @pytest.mark.parametrize("wrong_every", [0, 1, 3])
@@ -168,10 +183,13 @@ def test_drafts_change_no_token_and_right_ones_save_steps(
     assert drafter.released == len(requests)
 
 
-def test_a_drafter_that_fails_costs_nothing_but_its_drafts(tiny_engine: Engine, refit: Refit, run: Run) -> None:
+@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids"])
+def test_a_drafter_that_fails_costs_nothing_but_its_drafts(
+    tiny_engine: Engine, refit: Refit, run: Run, failing: str
+) -> None:
     request = Request("f", prompt(1, 10), GREEDY, max_tokens=10)
     wanted = run(refit(tiny_engine), request).tokens("f")
-    assert run(refit(tiny_engine, drafter=FailingDrafter()), request).tokens("f") == wanted
+    assert run(refit(tiny_engine, drafter=FailingDrafter(failing)), request).tokens("f") == wanted
 
 
 # ------------------------------------------------------------------------------------------------------------- faults

@@ -68,7 +68,13 @@ def test_leaving_a_stream_early_frees_its_blocks(llm: LLM) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"temperature": -1}, "temperature"), ({"max_tokens": 100_000}, "100"), ({"tools": [{}]}, "tools")],
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 100_000}, "100"),
+        ({"tools": [{}]}, "tools"),
+        ({"temprature": 0}, "temprature"),
+        ({"stream": True}, "stream"),
+    ],
 )
 def test_wrong_fields_are_refused_as_over_http_and_nothing_stays_behind(
     llm: LLM, fields: dict[str, object], words: str

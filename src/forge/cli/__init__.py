@@ -87,7 +87,7 @@ def _installed(config: Config) -> Registry:
 @_configured
 def run(config: Config, origins: Origins) -> None:
     """Serve MODEL [default: smollm2] over HTTP."""
-    from forge.cli.settings import component_options
+    from forge.assemble import component_options
     from forge.models import resolve
     from forge.server.run import serve
 

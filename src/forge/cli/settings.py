@@ -11,10 +11,9 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from forge.config import AUTO, DEFAULT, NONE, Config, Origins, to_dict
-from forge.errors import ConfigError, PluginError
-from forge.plugins import KINDS, Registry
-from forge.strict import Keys
+from forge.assemble import component_options
+from forge.config import DEFAULT, Config, Origins, to_dict
+from forge.plugins import Registry
 
 
 @frozen
@@ -25,40 +24,6 @@ class Setting:
     key: str
     value: Any
     origin: str
-
-
-def component_options(config: Config, origins: Origins, registry: Registry) -> dict[str, Any]:
-    """By kind, the options of each component that the configuration names; "auto" is left for later.
-
-    Errors: `ConfigError` and `PluginError` that say which line or flag is at fault.
-    """
-    options: dict[str, Any] = {}
-    for kind in (field.name for field in attrs.fields(Config) if field.name in KINDS):
-        table = getattr(config, kind)
-        if table.name == AUTO and kind in ("model", "backend"):
-            continue
-        if table.name == NONE and kind in ("constraint", "drafter"):
-            if table.options:
-                key = min(table.options)
-                raise ConfigError(_at(origins, (kind, "options", key), f"{kind}.options.{key}: no {kind} is chosen"))
-            continue
-        try:
-            registry.component(kind, table.name)
-        except PluginError as error:
-            raise PluginError(_at(origins, (kind, "name"), error.message)) from error
-        try:
-            options[kind] = registry.options(kind, table.name, table.options)
-        except ConfigError as error:
-            first = re.match(r"[\w-]*", error.param or "")
-            path = (kind, "options", first[0] if first else "")
-            raise ConfigError(_at(origins, path, error.message), param=error.param) from error
-    return options
-
-
-def _at(origins: Origins, path: Keys, message: str) -> str:
-    """The message with its origin in front. A value that is itself a table has the origin of its first entry."""
-    found = next((origin for keys, origin in origins.items() if keys[: len(path)] == path), DEFAULT)
-    return message if found == DEFAULT else f"{found}: {message}"
 
 
 def effective(config: Config, origins: Origins, registry: Registry) -> list[Setting]:

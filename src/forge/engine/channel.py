@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
 import socket
 import struct
 from collections.abc import Callable
@@ -55,7 +54,7 @@ class Channel(Protocol):
     """The engine's end."""
 
     def receive(self, wait: bool) -> list[ToEngine]:
-        """All messages that have come, in order; with `wait`, at least one. `Stop` when the other end is gone."""
+        """Messages that have come, in order; with `wait`, at least one. `Stop` when the other end is gone."""
 
     def send(self, message: FromEngine) -> None:
         """Send a message; what can't be delivered any more is dropped."""
@@ -69,17 +68,19 @@ class SocketChannel:
         self._buffer = bytearray()
 
     def receive(self, wait: bool) -> list[ToEngine]:
-        messages: list[ToEngine] = []
-        while not messages:
-            readable, _, _ = select.select([self._socket], [], [], None if wait else 0)
-            if not readable:
-                break
-            data = self._socket.recv(READ_BYTES)
+        while True:
+            try:
+                data = self._socket.recv(READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return []
+            except ConnectionError:
+                data = b""
             if not data:
-                return [*messages, Stop()]
+                return [Stop()]
             self._buffer += data
-            messages += self._frames()
-        return messages
+            messages = self._frames()
+            if messages:
+                return messages
 
     def send(self, message: FromEngine) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive says so

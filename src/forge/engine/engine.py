@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import define, frozen
+from attrs import frozen
 
 from forge.engine.commit import commit
 from forge.engine.request import Abort, Accepted, Delta, Deltas, ErrorInfo, ModelInfo, Refused, Request, Stop, Submit
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from forge.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_DRAFT = 16
 """The longest draft that a drafter is asked for."""
@@ -53,20 +55,13 @@ class Parts:
     info: ModelInfo
 
 
-@define
-class Answers:
-    """A request's sequences that aren't over yet."""
-
-    request: Request
-    live: dict[int, LiveSequence]
-
-
 class Engine:
     """Runs steps until it's told to stop. Not thread-safe: one thread calls `run`, or `admit` and `step`."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.requests: dict[str, Answers] = {}
+        self.requests: dict[str, dict[int, LiveSequence]] = {}
+        """By request and choice: those that aren't over yet."""
         self._ids = itertools.count()
 
     def run(self, channel: Channel) -> None:
@@ -103,7 +98,10 @@ class Engine:
                     try:
                         self.submit(request)
                         channel.send(Accepted(request.id))
-                    except ForgeError as error:
+                    except Exception as error:
+                        if not isinstance(error, ForgeError):
+                            log.exception("a request could not be queued")
+                            self.abort(request.id)
                         channel.send(Refused(request.id, ErrorInfo.of(error)))
                 case Abort(request_id):
                     self.abort(request_id)
@@ -127,20 +125,20 @@ class Engine:
         # With no limit asked for, an answer may fill the context; it needs room for one token at least.
         max_len = max(room, prompt_len + 1) if request.max_tokens is None else prompt_len + request.max_tokens
         parts.scheduler.check(prompt_len, max_len, request.n)
-        answers = Answers(request, {})
-        for choice in range(request.n):
-            seq = LiveSequence(next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer)
-            answers.live[choice] = seq
+        live = self.requests[request.id] = {
+            choice: LiveSequence(
+                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer
+            )
+            for choice in range(request.n)
+        }
+        for seq in live.values():
             parts.scheduler.add(seq)
-        self.requests[request.id] = answers
 
     def abort(self, request_id: str) -> None:
         """Drop a request and all that it holds; unknown ids are fine, since it may have finished just now."""
-        answers = self.requests.pop(request_id, None)
-        if answers is not None:
-            for seq in answers.live.values():
-                self.parts.scheduler.abort(seq.id)
-                self._forget(seq)
+        for seq in self.requests.pop(request_id, {}).values():
+            self.parts.scheduler.abort(seq.id)
+            self._forget(seq)
 
     # -- the step
 
@@ -153,13 +151,10 @@ class Engine:
         for seq in self.parts.scheduler.running:
             limit = min(MAX_DRAFT, seq.max_len - len(seq.tokens) - 1)
             if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
-                try:
-                    draft = drafter.propose(seq, limit)[:limit]
-                except Exception:
-                    log.exception("the drafter failed; sequence %d goes on without a draft", seq.id)
-                    continue
-                if draft:
-                    drafts[seq.id] = draft
+                draft = self._guarded(drafter.propose, seq, limit) or []
+                known = itertools.takewhile(lambda token: 0 <= token < self.parts.model.vocab_size, draft[:limit])
+                if kept := list(known):
+                    drafts[seq.id] = kept
         return drafts
 
     def compute(self, batch: Batch) -> Iterable[tuple[Span, Draws | ForgeError]]:
@@ -190,12 +185,12 @@ class Engine:
         else:
             commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
             if span.drafts and parts.drafter is not None:
-                parts.drafter.observe(seq, span.drafts, max(0, len(picked.tokens) - 1))
+                self._guarded(parts.drafter.observe, seq, span.drafts, max(0, len(picked.tokens) - 1))
         delta = seq.delta(error)
         if seq.finish_reason is not None:
             parts.scheduler.finished(seq)
             self._forget(seq)
-            live = self.requests[seq.request.id].live
+            live = self.requests[seq.request.id]
             del live[seq.choice]
             if not live:
                 del self.requests[seq.request.id]
@@ -204,7 +199,15 @@ class Engine:
     def _forget(self, seq: LiveSequence) -> None:
         self.parts.sampler.release(seq)
         if self.parts.drafter is not None:
-            self.parts.drafter.release(seq)
+            self._guarded(self.parts.drafter.release, seq)
+
+    def _guarded(self, call: Callable[..., T], *arguments: Any) -> T | None:
+        """Ask a drafter, which is never worth an answer: None if it raises."""
+        try:
+            return call(*arguments)
+        except Exception:
+            log.exception("the drafter failed; answers go on without it")
+            return None
 
     # -- the end, and tests
 
@@ -212,7 +215,7 @@ class Engine:
         """Prove that nothing is lost: the cache's books are right, and an idle engine holds nothing. AssertionError."""
         parts = self.parts
         parts.kv.check()
-        live = sum(len(answers.live) for answers in self.requests.values())
+        live = sum(len(choices) for choices in self.requests.values())
         held = len(parts.scheduler.running) + len(parts.scheduler.waiting)
         assert held == live, f"{held} sequences are scheduled, {live} are alive"
         if self.idle:

@@ -22,8 +22,8 @@ def main(fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = SocketChannel(socket.socket(fileno=fd))
-    (start,) = channel.receive(wait=True)
-    if not isinstance(start, Start):
+    start, *more = channel.receive(wait=True)
+    if not isinstance(start, Start) or more:  # told to stop before it began
         return 0
     config = from_dict(start.config)
     logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s engine: %(message)s")
@@ -32,7 +32,7 @@ def main(fd: int) -> int:
     try:
         registry = plugins.load(allow=config.plugins.allow, deny=config.plugins.deny)
         engine = assemble.build(config, registry, Path(start.model_path))
-    except (ForgeError, MemoryError, OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a plugin raises, the server has to hear why
         if not isinstance(error, ForgeError):
             log.exception("the model could not be loaded")
         channel.send(LoadFailed(ErrorInfo.of(error)))

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from forge.errors import BY_CODE, ForgeError
 from forge.interfaces.sampler import SamplingParams, TokenLogprobs
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "error"]
 
 
 @frozen

@@ -12,9 +12,8 @@ from forge.text.tokenizer import Tokenizer
 
 
 class LiveSequence:
-    """What `forge.interfaces.scheduler.Sequence` promises to the components, and what the engine needs besides.
-
-    eos: ids that end it. pending: tokens, with their log-probabilities, that no delta has reported yet.
+    """What `forge.interfaces.scheduler.Sequence` promises to the components, and what the engine needs besides: the
+    ids that end it, its text, and what no delta has reported yet.
     """
 
     def __init__(

@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
 STOP_SECONDS = 10.0
-"""How long an engine that was told to stop may take before it's killed."""
+"""How long an engine that was told to stop, or has closed its channel, may take to leave before it's killed."""
+
+LINGER_SECONDS = 0.5
+"""How long to wait for the exit status of an engine that has closed its channel, before requests are told."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between an engine's death and its restart; doubled each time it dies before it's ready."""
@@ -124,7 +127,7 @@ class EngineClient:
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._started: asyncio.Future[ModelInfo] | None = None
-        self._stopping = False
+        self._stop = asyncio.Event()
 
     async def start(self) -> None:
         """Start the engine process and return at once; loading goes on in the background."""
@@ -143,8 +146,8 @@ class EngineClient:
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answer = Answer(self, request)
         self._accepting[request.id], self._answers[request.id] = accepted, answer
-        self._send(Submit(request))
         try:
+            self._send(Submit(request))
             await accepted
         except BaseException:  # refused, or the caller was cancelled: then the engine has to know
             self.abort(request.id)
@@ -159,67 +162,91 @@ class EngineClient:
 
     async def stop(self) -> None:
         """End the engine process; running requests fail."""
-        self._stopping = True
+        working = self.state == "ready"
+        self._stop.set()
         self._set("stopped", "the server is shutting down")
-        if self._writer is not None:
-            self._send(Stop())
-        if self._supervision is not None:
+        self._send(Stop())
+        if self._supervision is None:
+            return
+        if working:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._supervision), STOP_SECONDS)
-            if self._process is not None and self._process.returncode is None:
-                self._process.kill()
-            await self._supervision
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()  # stuck, or still loading, when it doesn't listen
+        await self._supervision
 
     # -- supervision
 
     async def _supervise(self) -> None:
         pause = FIRST_PAUSE
-        while not self._stopping:
+        while not self._stop.is_set():
             failure = await self._run_once()
-            if self._stopping:
-                break
             was_ready = self.state == "ready"
-            self._fail_all(EngineUnavailable("the engine died while it worked on this request", retry_after=1))
             if self._started is not None and not self._started.done():
                 # Nobody was ever served: a wrong configuration doesn't mend itself.
                 self._set("failed", failure.message)
                 self._started.set_exception(failure)
                 self._started.exception()
+            self._set("restarting", f"the engine died ({failure.message}) and is starting again")
+            news = self.detail if self.state == "stopped" else "the engine died while it worked on this request"
+            self._fail_all(EngineUnavailable(news, retry_after=1))
+            await self._reap()
+            if self.state in ("failed", "stopped"):
                 return
             pause = FIRST_PAUSE if was_ready else min(2 * pause, LONGEST_PAUSE)
-            self._set("restarting", f"the engine died ({failure.message}) and is starting again")
             log.error("%s in %.1f s", self.detail, pause)
-            await asyncio.sleep(pause)
-        self._fail_all(EngineUnavailable("the server is shutting down"))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
 
     async def _run_once(self) -> ForgeError:
-        """Start the process and serve it to its end, which is what's returned."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "forge.engine.process", str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-            )  # fmt: skip
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
-        failure: ForgeError | None = None
+        """Start the process and serve it until its end of the channel is closed; why that was."""
+        ours: socket.socket | None = None
         try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "forge.engine.process", str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
+                )  # fmt: skip
+            reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
             self._send(self._start_message)
-            while True:
+            while not self._stop.is_set():
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                 message = decode(await reader.readexactly(length))
                 if isinstance(message, LoadFailed):
-                    failure = message.error.exception()
-                else:
-                    self._receive(message)
+                    return message.error.exception()
+                self._receive(message)
+            return EngineUnavailable(self.detail)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+            return await self._cause_of_death()
+        except Exception as error:  # no descriptors left, no process to be had, a message that makes no sense
+            log.exception("the engine can't be reached")
+            return EngineUnavailable(f"it can't be reached: {type(error).__name__}: {error}")
         finally:
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
+            elif ours is not None:
+                ours.close()
             self._writer = None
-        status = await self._process.wait()
-        return failure or EngineUnavailable(
-            f"killed by signal {-status}" if status < 0 else f"it exited with status {status}"
-        )
+
+    async def _cause_of_death(self) -> ForgeError:
+        """What a process that closed its channel died of; one that lingers is left to `_reap`."""
+        assert self._process is not None
+        try:
+            status = await asyncio.wait_for(self._process.wait(), LINGER_SECONDS)
+        except TimeoutError:
+            return EngineUnavailable("it closed its channel")
+        return EngineUnavailable(f"killed by signal {-status}" if status < 0 else f"it exited with status {status}")
+
+    async def _reap(self) -> None:
+        """Wait for the process to be gone, and see to it that it goes."""
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
 
     def _receive(self, message: Ready | Accepted | Refused | Deltas) -> None:
         match message:
@@ -258,7 +285,7 @@ class EngineClient:
             answer.fail(error)
 
     def _set(self, state: State, detail: str) -> None:
-        if not (self._stopping and state != "stopped"):
+        if self.state not in ("failed", "stopped") or state == "stopped":
             self.state, self.detail = state, detail
 
     def _send(self, message: ToEngine) -> None:

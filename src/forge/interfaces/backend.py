@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 
+from forge.errors import ConfigError
 from forge.interfaces.drawing import adjust, draw
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
@@ -149,6 +150,8 @@ class Backend:
 
     def __init__(self, device_index: int = 0, threads: int | None = None, options: DenseOptions | None = None) -> None:
         options = options or DenseOptions()
+        if options.device == "cpu" and device_index != 0:
+            raise ConfigError(f"backend.device: {device_index} is asked for, and a CPU is device 0", param="device")
         self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.kv_dtype: torch.dtype = self.dtype if options.kv_dtype == "auto" else getattr(torch, options.kv_dtype)
@@ -343,13 +346,18 @@ class Backend:
         """Draw one token a row from float32 logits ``[R, vocabulary]``, which may be overwritten.
 
         Order: log-probabilities → bias → penalties → mask and bans → temperature → top-k → top-p → min-p → draw by
-        inverting the distribution, in the order of ids, at `uniforms`.
+        inverting the distribution, in the order of ids, at `uniforms`. Errors: `ValueError` if a row that is drawn has
+        no finite largest logit, or no token left.
         """
         with torch.inference_mode():
             logprobs = None if rows.logprobs is None else logits.log_softmax(-1)
             adjusted = adjust(logits if logprobs is None else logits.clone(), rows)
+            drawing = np.ones(len(logits), bool) if rows.targets is None else rows.targets < 0
+            highest = adjusted.amax(-1).cpu().numpy()
+            if not np.isfinite(highest[drawing]).all():
+                raise ValueError("the logits of a row are not finite, or no token is allowed")
             tokens = adjusted.argmax(-1)
-            drawn = np.flatnonzero(rows.temperature > 0)
+            drawn = np.flatnonzero((rows.temperature > 0) & drawing)
             if len(drawn):
                 at = torch.from_numpy(drawn).to(logits.device)
                 tokens[at] = draw(adjusted[at], rows, drawn)

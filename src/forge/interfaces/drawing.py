@@ -83,7 +83,8 @@ def nucleus(probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> to
         values = probs.topk(candidates, dim=-1).values
         cumulative = values.double().cumsum(-1)
         kept = cumulative.gather(1, (top_k - 1).clamp(max=candidates - 1))
-        total = torch.where(top_k <= candidates, kept, 1.0)  # top-p works on what top-k leaves
+        # Top-p works on what top-k leaves; without top-k on the whole, whose sum mustn't depend on `candidates`.
+        total = torch.where((top_k <= candidates) & (top_k < vocabulary), kept, 1.0)
         inside = (cumulative < top_p.double() * total).sum(-1, keepdim=True) + 1
         count = torch.minimum(inside.where(top_p < 1, vocabulary), top_k)
         enough = (count <= candidates) & (top_k <= candidates) | (count == vocabulary)

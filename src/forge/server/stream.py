@@ -52,7 +52,8 @@ async def deltas(
                 delta: Delta | None = task.result()
                 if delta is None:
                     continue
-                _check(delta)
+                if delta.error is not None:
+                    raise delta.error.exception()
                 reading[asyncio.create_task(_following(answers[prompt]))] = prompt
                 yield prompt, delta
     finally:
@@ -63,13 +64,6 @@ async def deltas(
 
 async def _following(answer: Answer) -> Delta | None:
     return await anext(answer, None)
-
-
-def _check(delta: Delta) -> None:
-    if delta.error is not None:
-        raise delta.error.exception()
-    if delta.finish_reason in ("abort", "error"):
-        raise EngineUnavailable("the engine gave this answer up before its end")
 
 
 async def whole(

@@ -302,6 +302,22 @@ class BackendConformance(SamplingConformance):
         found = backend.attention(q, pages, inputs, spec)
         self.close(found, attention64(q, pages, inputs, spec), factor=2)
 
+    def test_attention_sees_nothing_beyond_a_sequences_end(self, backend: Backend) -> None:
+        inputs, layer = self.stage(backend, [(4, 1), (5, 1), (17, 1), (2, 3)])
+        pages = inputs.pages[0]
+        self.fill(pages, inputs)
+        q = self.tensor(backend, len(inputs.slots), ATTENTION.heads, ATTENTION.k_dim, seed=3)
+        wanted = attention64(q, pages, inputs, ATTENTION)
+        own = {
+            int(inputs.block_table[span, p // pages.block_size]) * pages.block_size + p % pages.block_size
+            for span, length in enumerate(inputs.lengths.tolist())
+            for p in range(length)
+        }
+        stale = sorted(set(range(pages.num_blocks * pages.block_size)) - own)
+        poison = torch.full((len(stale), layer.kv_heads, layer.k_dim), torch.nan, device=backend.device)
+        pages.write(torch.tensor(stale, device=backend.device), poison, poison)
+        self.close(backend.attention(q, pages, inputs, ATTENTION), wanted, factor=2)
+
     # -- coarse operations
 
     @pytest.mark.parametrize(

@@ -204,6 +204,21 @@ class SamplingConformance:
             self.draw(backend, logits, evolve(r, temperature=np.zeros(count, np.float32))) == only.argmax(-1).tolist()
         )
 
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    @pytest.mark.parametrize("flaw", ["nan", "infinite", "nothing allowed"])
+    def test_a_row_without_a_sensible_token_is_an_error_not_an_answer(
+        self, backend: Backend, temperature: float, flaw: str
+    ) -> None:
+        logits, r = self.logits(2), rows(2, temperature=np.full(2, temperature, np.float32))
+        if flaw == "nothing allowed":
+            r = evolve(r, masks=np.array([[-1] * 7, [0] * 7], np.int32))
+        else:
+            logits[1, 3] = np.nan if flaw == "nan" else np.inf
+        with pytest.raises(ValueError, match=r"finite|allowed"):
+            self.draw(backend, logits, r)
+        scored = evolve(r, targets=np.array([-1, 5]))
+        assert self.draw(backend, logits, scored)[1] == 5
+
     def test_logprobs_are_the_models_own_before_anything_else(self, backend: Backend) -> None:
         logits = self.logits(3, seed=12)
         r = rows(

@@ -93,6 +93,8 @@ class Budget:
         self, text: str, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Any, ...]:
         """Account for a method of a string; returns the arguments to call it with."""
+        if method not in ("startswith", "endswith"):
+            self.handle(len(text))
         match method:
             case "center" | "ljust" | "rjust" | "zfill":
                 check_width(*args)

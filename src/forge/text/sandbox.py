@@ -38,6 +38,12 @@ _SHALLOW = frozenset({
 })  # fmt: skip
 """Filters that look at a container's entries but not into them. The others make text of all that is in there."""
 
+_COMPARING = frozenset({
+    "==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt", "lessthan", "<=", "le", "in",
+    "lower", "upper",
+})  # fmt: skip
+"""Tests that look at all of a value."""
+
 _PADDING = frozenset({"batch", "center", "indent", "slice", "tojson"})
 """Filters with a number that their result grows with."""
 
@@ -71,6 +77,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: metered(name, function) for name, function in self.filters.items()}
         self.filters["forge_count"] = count_items
         self.filters["forge_handle"] = put_out
+        self.filters["forge_size"] = look_at
 
     def compile_metered(self, source: str) -> MeteredTemplate:
         """Compile, so that loops and concatenations account for what they do. Errors: whatever Jinja raises."""
@@ -98,6 +105,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, str):
             budget.handle(len(result))
+        elif isinstance(result, list):  # what split() makes
+            budget.handle(len(result) * ENTRY)
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -119,12 +128,25 @@ class MeteredTemplate:
 
 
 def add_meters(tree: nodes.Template) -> None:
-    """Put accounting filters around what loops iterate over, and around the operands of ``~``, which become text."""
+    """Put accounting filters around what loops iterate over, what is compared, what is cut into slices, and around the
+    operands of ``~``, which become text.
+    """
     for loop in list(tree.find_all(nodes.For)):
         static = sum(static_text(child) for child in loop.body)
         loop.iter = wrap(loop.iter, "forge_count", nodes.Const(static))
     for concatenation in list(tree.find_all(nodes.Concat)):
         concatenation.nodes = [wrap(operand, "forge_handle") for operand in concatenation.nodes]
+    for comparison in list(tree.find_all(nodes.Compare)):
+        comparison.expr = wrap(comparison.expr, "forge_handle")
+        for operand in comparison.ops:
+            operand.expr = wrap(operand.expr, "forge_handle")
+    for test in list(tree.find_all(nodes.Test)):
+        if test.name in _COMPARING:
+            test.node = wrap(test.node, "forge_handle")
+            test.args = [wrap(argument, "forge_handle") for argument in test.args]
+    for item in list(tree.find_all(nodes.Getitem)):
+        if isinstance(item.arg, nodes.Slice):
+            item.node = wrap(item.node, "forge_size")
 
 
 def wrap(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
@@ -155,6 +177,13 @@ def count_items(context: Context, items: Iterable[Any], static: int) -> Iterator
 def put_out(context: Context, value: Any) -> Any:
     """Account for a value that is about to become text."""
     budget_of(context).handle_deep(value)
+    return value
+
+
+@pass_context
+def look_at(context: Context, value: Any) -> Any:
+    """Account for a value whose entries or characters are about to be copied."""
+    budget_of(context).handle(size(value))
     return value
 
 

@@ -10,6 +10,7 @@ from forge.errors import InvalidRequest
 from forge.text.template import ChatTemplate
 
 DOUBLE = "{% set ns = namespace(x='ab') %}{% for i in range(1000) %}{% set ns.x = ? %}{% endfor %}"
+LONG = "{% set s = 'a' * 900000 %}{% set t = 'a' * 900000 %}{% for i in range(1000) %}{% set y = ? %}{% endfor %}"
 NEST = "{% set ns = namespace(x=['ab']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
 
 
@@ -26,6 +27,16 @@ NEST = "{% set ns = namespace(x=['ab']) %}{% for i in range(40) %}{% set ns.x = 
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
         "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
         "{% for x in [[0] * 90000] * 90000 recursive %}{% if x is iterable %}{{ loop(x) }}{% endif %}{% endfor %}",
+        LONG.replace("?", "s.find('ab')"),
+        LONG.replace("?", "s.count('ab')"),
+        LONG.replace("?", "s.split('b')"),
+        LONG.replace("?", "s.split('a')"),
+        LONG.replace("?", "s[1:]"),
+        LONG.replace("?", "s == t"),
+        LONG.replace("?", "'ab' in s"),
+        LONG.replace("?", "s is eq(t)"),
+        LONG.replace("?", "'ab' is in(s)"),
+        LONG.replace("?", "[s] == [t]"),
         DOUBLE.replace("?", "ns.x ~ ns.x"),
         DOUBLE.replace("?", "ns.x + ns.x"),
         DOUBLE.replace("?", "ns.x * 2"),

@@ -70,6 +70,8 @@ class FallbackBackend(Backend):
         visible = key < lengths[:, None]
         if spec.window is not None:
             visible &= key >= lengths[:, None] - spec.window
+        # What lies beyond a sequence's end isn't its own, and even with weight 0 a NaN there would spread.
+        k, v = (x.masked_fill(~visible[:, None, :, None], 0.0) for x in (k, v))
         packed = q.unflatten(1, (spec.kv_heads, -1))
         return F.scaled_dot_product_attention(packed, k, v, attn_mask=visible[:, None, None], scale=spec.scale).flatten(
             1, 2
