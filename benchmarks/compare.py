@@ -76,7 +76,9 @@ async def turn(contender: Contender, plan: Plan, number: int, logs: Path) -> Tur
                 sampler.cancel()
                 await asyncio.gather(sampler, return_exceptions=True)
             stages.append(result)
-            figures |= _figures(result, f"{stage.concurrency} streams" if stage.concurrency != 1 else "1 stream")
+            load = "1 stream" if stage.concurrency == 1 else f"{stage.concurrency} streams"
+            figures |= _figures(result, load)
+            print(f"{contender.name:>14}  {load:>10}  {result.output_rate:8.1f} tok/s", flush=True)
         figures |= {f"memory ({name}), MB": nbytes / 1e6 for name, nbytes in peak.items()}
         long = await _long_prompts(settings, plan)
         stages.append(long)
@@ -183,8 +185,7 @@ async def compare(contenders: Sequence[Contender], plan: Plan, rounds: int, logs
             taken = await turn(contender, plan, number, logs)
             turns.append(taken)
             spin = " ".join(f"{milliseconds:.0f}" for milliseconds in taken.spin)
-            rates = " ".join(f"{stage.output_rate:.1f}" for stage in taken.stages[: len(plan.settings.concurrency)])
-            print(f"round {number + 1}  {contender.name:>14}  spin {spin} ms  tok/s {rates}", flush=True)
+            print(f"{contender.name:>14}  round {number + 1} done; fixed loop before it: {spin} ms", flush=True)
     return turns
 
 
@@ -200,6 +201,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, help="of each stage [default: 2 a stream]")
+    parser.add_argument("--warmup", type=int, help="unmeasured requests before each stage [default: 1 a stream]")
     parser.add_argument("--prompt-tokens", type=int, default=158)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--long-prompt", type=int, default=1000, help="tokens of the prompt whose TTFT is measured")
@@ -217,6 +219,7 @@ def main() -> None:
         url="http://127.0.0.1",
         concurrency=tuple(options.concurrency),
         requests=options.requests,
+        warmup=options.warmup,
         prompt_tokens=options.prompt_tokens,
         output_tokens=options.output_tokens,
     )

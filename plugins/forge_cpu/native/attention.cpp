@@ -237,12 +237,12 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
     for (int64_t row = 0; row < rows; ++row) scratch.running[row * row_floats + stride] = kNothing;
     for (int64_t p = unit.first_part; p < unit.last_part; ++p) {
         const int64_t part_begin = p * kPartition;
-        const Range first_sees = seen_by(unit.first_position, shape.window, part_begin);
-        const Range last_sees = seen_by(end - 1, shape.window, part_begin);
+        // Together the rows see from where the first one's window begins to where the last position is.
+        const int64_t begin = shape.window > 0 ? unit.first_position + 1 - shape.window - part_begin : 0;
+        const int64_t stop = end - part_begin < kPartition ? end - part_begin : kPartition;
         Partition part;
-        // Together the rows see from where the first begins to where the last ends.
-        locate(call.pages, blocks, kv_head, part_begin, first_sees.begin / 16, (last_sees.end + 15) / 16, end, scratch,
-               part);
+        locate(call.pages, blocks, kv_head, part_begin, begin > 0 ? static_cast<int>(begin / 16) : 0,
+               static_cast<int>((stop + 15) / 16), end, scratch, part);
         for (int64_t row = 0; row < rows;) {
             const int together = rows_together(rows - row);
             Range seen[kMostRows];

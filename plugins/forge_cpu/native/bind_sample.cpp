@@ -131,6 +131,12 @@ nb::tuple run_sample(BoundPool& pool, Array<float, 2> logits, Column<float> temp
         call.scratch = reinterpret_cast<std::byte*>(scratch.bytes);
         pool.pool.run([&](Worker& worker) { operations.sample(worker, call); });
     }
+    for (std::int64_t row = 0; row < rows; ++row) {
+        if (call.tokens[row] == kNoToken) {
+            throw std::invalid_argument("the logits of row " + std::to_string(row) +
+                                        " are not finite, or no token is allowed");
+        }
+    }
     return nb::make_tuple(tokens, scores, ids, top);
 }
 

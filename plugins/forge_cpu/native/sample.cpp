@@ -42,20 +42,29 @@ Scratch carve(std::byte* at, int64_t vocabulary) {
     return s;
 }
 
-// The largest number; -infinity where there is none. Comparisons skip NaNs.
-float largest_of(const float* x, int64_t n) {
+// The largest number, -infinity where there is none; comparisons skip NaNs, and *nans says whether there were any.
+float largest_of(const float* x, int64_t n, bool* nans) {
     float lanes[32];
+    int32_t strange[32] = {};
     for (float& lane : lanes) lane = kForbidden;
     int64_t i = 0;
     for (; i + 32 <= n; i += 32)
-        for (int j = 0; j < 32; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-    for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+        for (int j = 0; j < 32; ++j) {
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+            strange[j] |= x[i + j] != x[i + j] ? 1 : 0;
+        }
+    for (; i < n; ++i) {
+        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+        strange[0] |= x[i] != x[i] ? 1 : 0;
+    }
     float most = kForbidden;
-    for (const float lane : lanes) most = lane > most ? lane : most;
+    int32_t any = 0;
+    for (int j = 0; j < 32; ++j) most = lanes[j] > most ? lanes[j] : most, any |= strange[j];
+    *nans = any != 0;
     return most;
 }
 
-// The lowest id that has the value; 0 where none has (all are NaN).
+// The lowest id that has the value, which one has.
 int64_t first_equal(const float* x, int64_t n, float value) {
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {
@@ -66,11 +75,6 @@ int64_t first_equal(const float* x, int64_t n, float value) {
     for (; i < n; ++i)
         if (x[i] == value) return i;
     return 0;
-}
-
-// NaNs become -infinity, so that everything after compares numbers.
-void drop_nans(float* x, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) x[i] = x[i] == x[i] ? x[i] : kForbidden;
 }
 
 // weights[i] = e^((x[i] - largest) / temperature); the sum of each chunk goes to chunk_mass, that of all is returned.
@@ -246,7 +250,9 @@ int64_t draw_any(const float* weights, int64_t n, double u, double total, const 
 
 int64_t draw(const SampleCall& call, int64_t row, float* x, const Scratch& scratch) {
     const int64_t n = call.vocabulary;
-    const float largest = largest_of(x, n);
+    bool nans;
+    const float largest = largest_of(x, n, &nans);
+    if (nans || !(largest - largest == 0)) return kNoToken;
     const float temperature = call.temperature[row];
     if (!(temperature > 0)) return first_equal(x, n, largest);
     const double total = soften(x, n, largest, temperature, x, scratch.chunk_mass);
@@ -282,7 +288,7 @@ void find_top(const float* x, int64_t n, int64_t wanted, int64_t* ids, float* va
     }
 }
 
-// A logarithm of the softmax's value, of a logit. Infinite logits share everything.
+// The logarithm of a logit's share. Infinite logits share everything.
 float logprob(float x, float largest, double log_total) {
     const double below = x == largest ? 0. : static_cast<double>(x) - static_cast<double>(largest);
     return static_cast<float>(below - log_total);
@@ -295,9 +301,10 @@ void sample_row(const SampleCall& call, int64_t row, const Scratch& scratch) {
     float largest = 0;
     double log_total = 0;
     if (call.logprobs != nullptr) {
-        drop_nans(logits, n);
-        largest = largest_of(logits, n);
-        log_total = __builtin_log(soften(logits, n, largest, 1.f, scratch.row, scratch.chunk_mass));
+        bool nans;
+        largest = largest_of(logits, n, &nans);
+        const double total = soften(logits, n, largest, 1.f, scratch.row, scratch.chunk_mass);
+        log_total = nans ? __builtin_nan("") : __builtin_log(total);
         if (call.alternatives > 0) {
             float* values = call.top_logprobs + row * call.alternatives;
             find_top(logits, n, call.alternatives, call.top_ids + row * call.alternatives, values);
@@ -309,11 +316,11 @@ void sample_row(const SampleCall& call, int64_t row, const Scratch& scratch) {
     int64_t token = call.targets != nullptr ? call.targets[row] : -1;
     if (token < 0) {
         adjust(call, row, x);
-        drop_nans(x, n);
         token = draw(call, row, x, scratch);
     }
     call.tokens[row] = token;
-    if (call.logprobs != nullptr) call.logprobs[row] = logprob(logits[token], largest, log_total);
+    if (call.logprobs == nullptr) return;
+    call.logprobs[row] = token == kNoToken ? 0.f : logprob(logits[token], largest, log_total);
 }
 
 }  // namespace

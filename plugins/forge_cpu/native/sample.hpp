@@ -9,6 +9,8 @@
 
 namespace forge {
 
+inline constexpr std::int64_t kNoToken = -1;
+
 // Lists of ids of all rows one after the other: row r has [starts[r], starts[r + 1]). Null where no row has any.
 // Ids must lie in the vocabulary; whoever makes the call checks that.
 struct SampleCall {
@@ -29,7 +31,7 @@ struct SampleCall {
     std::int64_t mask_words;
     const std::int64_t* targets;  // the id to score instead of drawing one; negative: draw
 
-    std::int64_t* tokens;     // [rows]
+    std::int64_t* tokens;     // [rows]; kNoToken where the largest logit isn't finite, or nothing is allowed
     float* logprobs;          // [rows]; null: no log-probabilities
     std::int64_t alternatives;
     std::int64_t* top_ids;    // [rows][alternatives], most probable first, ties by lowest id

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-
-from forge.testing.backend import BackendConformance
 from forge_cpu import CpuOptions
 from forge_cpu.backend import CpuBackend
 from forge_cpu.fallback import FallbackBackend
 from forge_cpu.native import extension
+
+from forge.testing.backend import BackendConformance
 
 NATIVE = extension()
 assert NATIVE is not None, "the tests need the compiled kernels"

@@ -28,7 +28,7 @@ def chunked_by_h11(pieces: list[bytes]) -> bytes:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=6), st.lists(st.integers(0, 2000), max_size=6))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_chunked_bodies_are_read_as_h11_writes_them_wherever_they_are_cut(pieces: list[bytes], cuts: list[int]) -> None:
     written = chunked_by_h11(pieces)
     marks = sorted({0, len(written), *(min(cut, len(written)) for cut in cuts)})

@@ -120,7 +120,7 @@ def test_what_is_no_chunk_is_a_failure_that_shows_it(data: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=8), st.sampled_from([b"\n", b"\r\n"]))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_events_are_the_same_wherever_the_network_cuts_them(cuts: list[int], newline: bytes) -> None:
     lines = [
         b": note",
@@ -142,7 +142,7 @@ def test_events_are_the_same_wherever_the_network_cuts_them(cuts: list[int], new
 
 
 @given(st.integers(1, 500), st.lists(st.integers(1, 60), min_size=1, max_size=80))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_apportioned_tokens_add_up_and_the_first_chunk_has_one(tokens: int, lengths: list[int]) -> None:
     counts = apportion(tokens, lengths)
     assert sum(counts) == tokens
@@ -156,7 +156,7 @@ def test_apportioned_tokens_add_up_and_the_first_chunk_has_one(tokens: int, leng
 
 
 @given(st.integers(1, 200), st.lists(st.floats(0.001, 5), min_size=1, max_size=60))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_gaps_are_one_for_each_token_after_the_first_chunk_and_add_up(tokens: int, pauses: list[float]) -> None:
     times = [sum(pauses[: number + 1]) for number in range(len(pauses))]
     counts = apportion(tokens, [1] * len(times))

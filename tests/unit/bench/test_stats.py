@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forge.bench.record import Failure, Outcome
@@ -25,7 +25,7 @@ def outcome(index: int, start: float, ttft: float, tokens: int, gap: float) -> O
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=50))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_percentiles_are_numpys(values: list[float]) -> None:
     summary = Summary.of(values)
     assert summary is not None

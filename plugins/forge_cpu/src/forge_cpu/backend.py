@@ -74,9 +74,7 @@ class CpuBackend(Backend):
         return -(-int(nbytes) // group)
 
     def kv_pages(self, layer: LayerKV, num_blocks: int, block_size: int) -> Pages:
-        pages = self._native.Pages(
-            num_blocks, block_size, layer.kv_heads, layer.k_dim, layer.v_dim, self._kv_format
-        )
+        pages = self._native.Pages(num_blocks, block_size, layer.kv_heads, layer.k_dim, layer.v_dim, self._kv_format)
         return NativePages(self._pool, pages)
 
     # -- operations
@@ -97,9 +95,7 @@ class CpuBackend(Backend):
     def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
         out = torch.empty(x.shape)
         frequencies = np.array(spec.inverse_frequencies, dtype=np.float64)
-        self._native.rope(
-            self._pool, x.contiguous(), positions, frequencies, spec.interleaved, spec.magnitude, out
-        )
+        self._native.rope(self._pool, x.contiguous(), positions, frequencies, spec.interleaved, spec.magnitude, out)
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
@@ -189,5 +185,3 @@ def _serves_stack(stack: DecoderStack) -> bool:
 def _matrix(handle: Prepared) -> Any:
     assert isinstance(handle, PackedWeights)
     return handle.matrix
-
-

@@ -1,4 +1,4 @@
-"""From checkpoint tensors to packed matrices: what is packed as it is, what is converted first, and how much at a time."""
+"""From checkpoint tensors to packed matrices: what is packed as it is, what is converted, and how much at a time."""
 
 from __future__ import annotations
 
