@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -227,6 +228,7 @@ def main() -> None:
     logs = options.logs or Path(tempfile.mkdtemp(prefix="forge-compare-"))
     positions = max(options.long_prompt, options.prompt_tokens) + options.output_tokens + MARGIN
     more = options.peer_arguments.split()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("compare: terminated"))  # so that no server outlives this
     try:
         contenders = [forge_server(options.forge.split(), options.model, options.forge_arguments.split())]
         contenders += [

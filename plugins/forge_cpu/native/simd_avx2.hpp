@@ -218,4 +218,16 @@ FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int
 
 #endif
 
+// One step of a product of registers, and a value that the compiler can't foresee: for ceiling.cpp.
+FORGE_INLINE void add_product(i32x16& c, u8x64 w, u8x64 a) {
+#if defined(__AVXVNNI__)
+    c = {_mm256_dpbusd_avx_epi32(c.lo, w.lo, a.lo), _mm256_dpbusd_avx_epi32(c.hi, w.hi, a.hi)};
+#else
+    const __m256i ones = _mm256_set1_epi16(1);
+    c = c + i32x16{_mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, a.lo), ones),
+                   _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, a.hi), ones)};
+#endif
+}
+FORGE_INLINE void hide(u8x64& x) { asm volatile("" : "+x"(x.lo), "+x"(x.hi)); }
+
 }  // namespace forge::FORGE_ISA

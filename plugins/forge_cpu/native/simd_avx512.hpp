@@ -122,4 +122,8 @@ FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int
             c[g].v = _mm512_dpbusd_epi32(c[g].v, w[j].v, _mm512_set1_epi32(peek<int32_t>(a + g * stride + 4 * j)));
 }
 
+// One step of a product of registers, and a value that the compiler can't foresee: for ceiling.cpp.
+FORGE_INLINE void add_product(i32x16& c, u8x64 w, u8x64 a) { c.v = _mm512_dpbusd_epi32(c.v, w.v, a.v); }
+FORGE_INLINE void hide(u8x64& x) { asm volatile("" : "+v"(x.v)); }
+
 }  // namespace forge::FORGE_ISA

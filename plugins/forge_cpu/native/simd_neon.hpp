@@ -156,4 +156,11 @@ FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int
     }
 }
 
+// One step of a product of registers, and a value that the compiler can't foresee: for ceiling.cpp.
+FORGE_INLINE void add_product(i32x16& c, u8x64 w, u8x64 a) {
+    for (int i = 0; i < 4; ++i)
+        c.v[i] = vdotq_s32(c.v[i], vreinterpretq_s8_u8(w.v[i]), vreinterpretq_s8_u8(a.v[i]));
+}
+FORGE_INLINE void hide(u8x64& x) { asm volatile("" : "+w"(x.v[0]), "+w"(x.v[1]), "+w"(x.v[2]), "+w"(x.v[3])); }
+
 }  // namespace forge::FORGE_ISA

@@ -161,4 +161,11 @@ FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int
     }
 }
 
+// One step of a product of registers, and a value that the compiler can't foresee: for ceiling.cpp.
+FORGE_INLINE void add_product(i32x16& c, u8x64 w, u8x64 a) {
+    for (int i = 0; i < 4; ++i)
+        c.v += reinterpret_cast<int_vector>(((w.v >> (8 * i)) & 255u) * ((a.v >> (8 * i)) & 255u));
+}
+FORGE_INLINE void hide(u8x64& x) { asm volatile("" : "+m"(x.v)); }
+
 }  // namespace forge::FORGE_ISA
