@@ -70,8 +70,15 @@ struct Range {
     int begin, end;
 };
 
+// The caches are warm for all but the first rows of a large tile; these ask for memory ahead of its use.
+constexpr bool fetches_ahead(int rows) { return rows < 12; }
+constexpr int kValuesAhead = 4;  // groups: about the time that memory takes to answer
+
+// `ahead`: what is read after these groups.
 template <class Stored, int R, int G>
-FORGE_INLINE void score_groups(const float* q, const Partition& part, int group, int64_t k_dim, float* scores) {
+FORGE_INLINE void score_groups(const float* q, const Partition& part, int group, const std::byte* const (&ahead)[G],
+                               int64_t k_dim, float* scores) {
+    constexpr int64_t kStep = 16 * Stored::kBytes;
     f32x16 sum[G][R];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g)
@@ -80,18 +87,30 @@ FORGE_INLINE void score_groups(const float* q, const Partition& part, int group,
     const std::byte* keys[G];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) keys[g] = part.keys[group + g];
-#pragma GCC unroll 2
-    for (int64_t d = 0; d < k_dim; ++d) {
+    auto add_dim = [&](int64_t d) __attribute__((always_inline)) {
         f32x16 k[G];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) k[g] = Stored::get(keys[g] + d * 16 * Stored::kBytes);
+        for (int g = 0; g < G; ++g) k[g] = Stored::get(keys[g] + d * kStep);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
             const f32x16 x = splat(q[d * R + r]);
 #pragma GCC unroll 4
             for (int g = 0; g < G; ++g) sum[g][r] = fma(k[g], x, sum[g][r]);
         }
+    };
+    int64_t d = 0;
+    for (; d + 4 <= k_dim; d += 4) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            if constexpr (fetches_ahead(R)) {
+#pragma GCC unroll 4
+                for (int g = 0; g < G; ++g)
+                    if (i * kStep % 64 == 0) prefetch(ahead[g] + (d + i) * kStep);
+            }
+            add_dim(d + i);
+        }
     }
+    for (; d < k_dim; ++d) add_dim(d);
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 12
@@ -103,14 +122,27 @@ FORGE_INLINE void score_groups(const float* q, const Partition& part, int group,
     }
 }
 
+template <class Stored, int R, int G>
+FORGE_INLINE int score_by(const float* q, const Partition& part, int group, int first, int last, int64_t k_dim,
+                          float* scores) {
+    for (; group + G <= last; group += G) {
+        const std::byte* ahead[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) {
+            const int next = group + G + g;  // after the keys come the values
+            ahead[g] = next < last ? part.keys[next] : part.values[next - last + first < last ? next - last + first : first];
+        }
+        score_groups<Stored, R, G>(q, part, group, ahead, k_dim, scores);
+    }
+    return group;
+}
+
 // Scores of R rows, q [dim][R], with groups [first, last) → scores [R][kScoreStride].
 template <class Stored, int R>
 static void score_rows(const float* q, const Partition& part, int first, int last, int64_t k_dim, float* scores) {
     constexpr int G = beside(R);
-    int group = first;
-    for (; group + G <= last; group += G) score_groups<Stored, R, G>(q, part, group, k_dim, scores);
-    if constexpr (G > 1)
-        for (; group < last; ++group) score_groups<Stored, R, 1>(q, part, group, k_dim, scores);
+    const int group = score_by<Stored, R, G>(q, part, first, first, last, k_dim, scores);
+    if constexpr (G > 1) score_by<Stored, R, 1>(q, part, group, first, last, k_dim, scores);
 }
 
 template <class Stored, int R, int N>
@@ -124,8 +156,15 @@ FORGE_INLINE void weigh_dims(const float* weights, const Partition& part, Range 
     for (int key = keys.begin; key < keys.end;) {
         const int group = key / 16;
         const int stop = group * 16 + 16 < keys.end ? group * 16 + 16 : keys.end;
-        const std::byte* v = part.values[group] + ((key - group * 16) * stride + dim) * Stored::kBytes;
-        for (; key < stop; ++key, v += stride * Stored::kBytes) {
+        const int64_t at = ((key - group * 16) * stride + dim) * Stored::kBytes;
+        const std::byte* v = part.values[group] + at;
+        const int next = group + kValuesAhead;
+        const std::byte* ahead = part.values[next * 16 < keys.end ? next : group] + at;
+        for (; key < stop; ++key, v += stride * Stored::kBytes, ahead += stride * Stored::kBytes) {
+            if constexpr (fetches_ahead(R)) {
+#pragma GCC unroll 4
+                for (int i = 0; i < N * 16 * Stored::kBytes; i += 64) prefetch(ahead + i);
+            }
             f32x16 value[N];
 #pragma GCC unroll 4
             for (int i = 0; i < N; ++i) value[i] = Stored::get(v + i * 16 * Stored::kBytes);

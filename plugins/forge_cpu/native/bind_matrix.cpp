@@ -61,8 +61,15 @@ void linear(BoundPool& pool, Array<const float, 2> x, const Matrix& matrix, std:
     const bool quantised = matrix.any_quantised();
     const BoundPool::Scratch scratch = pool.scratch(quantised ? activation_bytes(n, matrix.cols()) : 0);
     Activations activations = activations_in(scratch.bytes, n, matrix.cols(), pool.kernels.tile_rows);
-    const LinearCall call{matrix.view(), &activations, x.data(), matrix.cols(), n, out.data(), matrix.rows(),
-                          bias ? bias->data() : nullptr, add};
+    const LinearCall call{matrix.view(),
+                          &activations,
+                          x.data(),
+                          matrix.cols(),
+                          n,
+                          out.data(),
+                          matrix.rows(),
+                          bias ? bias->data() : nullptr,
+                          add};
     pool.pool.run([&](Worker& worker) {
         if (quantised) {
             pool.kernels.quantize_rows(worker, x.data(), matrix.cols(), activations);
@@ -82,7 +89,8 @@ void bind_matrix(nb::module_& m) {
         .def("pack", &pack, "pool"_a, "segment"_a, "row"_a, "data"_a.noconvert(),
              "Pack rows of a segment, uint8[rows, bytes_per_row] as in a GGUF file, from `row` on. They come in\n"
              "multiples of 16 but for the segment's last ones.")
-        .def("rows", &rows, "start"_a, "stop"_a, "out"_a.noconvert(), "Dequantise rows into float32[stop - start, cols].")
+        .def("rows", &rows, "start"_a, "stop"_a, "out"_a.noconvert(),
+             "Dequantise rows into float32[stop - start, cols].")
         .def_prop_ro("nbytes", &Matrix::bytes)
         .def_prop_ro("out_features", &Matrix::rows)
         .def_prop_ro("in_features", &Matrix::cols);

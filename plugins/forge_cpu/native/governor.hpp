@@ -46,7 +46,7 @@ private:
     static constexpr int64_t kLongestHold = 1'600'000'000;
 
     int idle_ = 0;
-    bool probing_ = false;      // the window under way is the first since a worker came back
+    bool probing_ = false;  // the window under way is the first since a worker came back
     int64_t probe_at_ = 0;
     int64_t hold_ = kShortestHold;
     int64_t ran_ = 0;

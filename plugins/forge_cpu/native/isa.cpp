@@ -10,8 +10,8 @@
 
 namespace forge {
 
-#define FORGE_DECLARE(set) \
-    namespace set {        \
+#define FORGE_DECLARE(set)        \
+    namespace set {               \
     extern const Kernels kernels; \
     }
 #ifdef FORGE_WITH_AVX512
@@ -48,7 +48,7 @@ bool has_neon_dot() {
     const unsigned long caps = getauxval(AT_HWCAP);
     return (caps & HWCAP_ASIMDDP) != 0 && (caps & HWCAP_ASIMDHP) != 0;
 #else
-    return true;    // every 64-bit Apple processor since 2018 has both
+    return true;  // every 64-bit Apple processor since 2018 has both
 #endif
 }
 #endif

@@ -1,6 +1,6 @@
 // One instruction set's table of kernels; compiled once per set, like the kernels it lists.
-#include "isa.hpp"
 #include "kernels.hpp"
+#include "isa.hpp"
 #include "operation_kernels.hpp"
 
 #define FORGE_TEXT_OF(x) #x

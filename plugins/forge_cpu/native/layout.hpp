@@ -30,12 +30,12 @@ enum class Encoding : uint8_t { q4_0, q4_1, q8_0, q4_k, q5_k, q6_k, f16, bf16, f
 constexpr int kEncodings = 9;
 
 struct EncodingInfo {
-    const char* name;       // as GGUF has it
-    int file_block;         // inputs a block of the file
-    int file_bytes;         // bytes a block of the file
-    int group;              // inputs a packed group
-    int group_bytes;        // bytes of a packed group, 16 rows
-    bool quantised;         // multiplied with int8 activations
+    const char* name;  // as GGUF has it
+    int file_block;    // inputs a block of the file
+    int file_bytes;    // bytes a block of the file
+    int group;         // inputs a packed group
+    int group_bytes;   // bytes of a packed group, 16 rows
+    bool quantised;    // multiplied with int8 activations
 };
 
 constexpr EncodingInfo kEncodingInfo[kEncodings] = {
@@ -53,8 +53,8 @@ constexpr int kQ6kHigh = 2048, kQ6kScales = 3072, kQ6kD = 3328;
 struct Segment {
     Encoding encoding;
     int64_t rows;
-    int64_t first_row;      // of the matrix
-    int64_t first_panel;    // of the matrix
+    int64_t first_row;    // of the matrix
+    int64_t first_panel;  // of the matrix
     int64_t panels;
     int64_t panel_bytes;
     uint8_t* data;
@@ -70,12 +70,12 @@ struct MatrixView {
 
 // 32 inputs of one activation row, as int8: x ≈ scale·q. One cache line, so that a kernel walks a single pointer.
 struct alignas(64) ActivationBlock {
-    int8_t q[kBlock];       // in [-127, 127]
+    int8_t q[kBlock];  // in [-127, 127]
     float scale;
-    float scaled_sum;       // scale·Σq, which minima multiply
-    int32_t minus_8;        // -8·Σq and so on: what weights stored with an offset have to start from
+    float scaled_sum;  // scale·Σq, which minima multiply
+    int32_t minus_8;   // -8·Σq and so on: what weights stored with an offset have to start from
     int32_t minus_128;
-    int32_t minus_32_low;   // of the first 16 and the last 16 values
+    int32_t minus_32_low;  // of the first 16 and the last 16 values
     int32_t minus_32_high;
     int32_t unused[2];
 };
@@ -92,7 +92,7 @@ struct ActivationRow {
 struct Activations {
     ActivationBlock* blocks;
     int64_t rows, cols;
-    int64_t tiles;          // of rows / tiles rows each, and one more in the first rows % tiles
+    int64_t tiles;  // of rows / tiles rows each, and one more in the first rows % tiles
 
     // Trivial, and always inline: these are compiled into every instruction set's kernels.
     __attribute__((always_inline)) int64_t blocks_a_row() const { return cols / kBlock; }
@@ -115,7 +115,7 @@ __attribute__((always_inline)) inline int64_t activation_bytes(int64_t rows, int
     return rows * (cols / kBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
 }
 __attribute__((always_inline)) inline Activations activations_in(void* memory, int64_t rows, int64_t cols,
-                                                                int tile_rows) {
+                                                                 int tile_rows) {
     const int64_t tiles = rows > 0 ? (rows + tile_rows - 1) / tile_rows : 1;
     return {static_cast<ActivationBlock*>(memory), rows, cols, tiles};
 }

@@ -2,8 +2,8 @@
 #include "linear.hpp"
 
 #include "kernels.hpp"
-#include "linear_formats.hpp"
 #include "linear_float.hpp"
+#include "linear_formats.hpp"
 #include "pool.hpp"
 #include "simd.hpp"
 
@@ -146,7 +146,8 @@ void linear(Worker& worker, const LinearCall& call) {
         for (int i = 0; i < call.weights.count; ++i) {
             const Segment& segment = call.weights.segments[i];
             const int64_t first = begin > segment.first_panel ? begin - segment.first_panel : 0;
-            const int64_t last = end - segment.first_panel < segment.panels ? end - segment.first_panel : segment.panels;
+            const int64_t last =
+                end - segment.first_panel < segment.panels ? end - segment.first_panel : segment.panels;
             if (first < last) multiply_segment(call, segment, first, last);
         }
     });

@@ -13,14 +13,14 @@ namespace forge {
 // added in ascending order, in one register per output.
 struct LinearCall {
     MatrixView weights;
-    const Activations* activations;     // rows in int8, which quantised segments read; may be null without any
-    const float* x;                     // the same rows in float, which F16, BF16 and F32 segments read; may be null
+    const Activations* activations;  // rows in int8, which quantised segments read; may be null without any
+    const float* x;                  // the same rows in float, which F16, BF16 and F32 segments read; may be null
     int64_t ldx;
     int64_t rows;
-    float* y;                           // must not overlap x
+    float* y;  // must not overlap x
     int64_t ldy;
-    const float* bias;                  // one a column, or null
-    bool add;                           // to what y holds, rather than replacing it
+    const float* bias;  // one a column, or null
+    bool add;           // to what y holds, rather than replacing it
 };
 
 }  // namespace forge

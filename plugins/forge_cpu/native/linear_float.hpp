@@ -12,7 +12,7 @@ struct PanelOutput {
     float* y;
     int64_t ldy;
     const float* bias;
-    int columns;    // of the panel's 16, those that exist
+    int columns;  // of the panel's 16, those that exist
     bool add;
 };
 

@@ -21,7 +21,7 @@ Encoding encoding_named(const std::string& name) {
     throw std::invalid_argument("no kernel for encoding '" + name + "'; there are: " + known);
 }
 
-constexpr int64_t kMostInSide = int64_t{1} << 31;   // far beyond any model; keeps products of sizes in 64 bits
+constexpr int64_t kMostInSide = int64_t{1} << 31;  // far beyond any model; keeps products of sizes in 64 bits
 
 }  // namespace
 

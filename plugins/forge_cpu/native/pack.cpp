@@ -34,8 +34,7 @@ void pack_q4_1(const uint8_t* block, int r, uint8_t* group) {
 
 void pack_q8_0(const uint8_t* block, int64_t b, int r, uint8_t* group) {
     const int64_t half = b % 2;
-    for (int j = 0; j < 8; ++j)
-        put_word(group + 512 * half + 64 * j + 4 * r, word_at(block + 2 + 4 * j) ^ 0x80808080u);
+    for (int j = 0; j < 8; ++j) put_word(group + 512 * half + 64 * j + 4 * r, word_at(block + 2 + 4 * j) ^ 0x80808080u);
     put_half(group + 1024 + 32 * half + 2 * r, block);
 }
 

@@ -33,6 +33,7 @@ constexpr int kQuietSpins = 2000;       // pauses before sleeping while waits ar
 constexpr int kDisturbedSpins = 100;    // after a wait that outlasted the limit below: its neighbour needs the core
 constexpr int kDisturbedWaits = 64;     // short waits in a row until spinning is trusted again
 constexpr int64_t kLongWait = 100'000;  // nanoseconds
+constexpr int64_t kLongWakeUp = 1'000'000;
 
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -130,8 +131,8 @@ struct alignas(kCacheLine) Signal {
 
 // What one worker alone writes.
 struct alignas(kCacheLine) Own {
-    int wary_waits = 0;         // waits left that spin only briefly
-    std::atomic<int64_t> lost_ns{0};    // in long waits
+    int wary_waits = 0;               // waits left that spin only briefly
+    std::atomic<int64_t> lost_ns{0};  // in long waits
     std::atomic<int64_t> long_waits{0};
     std::atomic<int64_t> sleeps{0};
 };
@@ -143,16 +144,16 @@ thread_local bool inside_region = false;
 struct Team {
     explicit Team(int threads) : own(static_cast<size_t>(threads)), remaining(static_cast<size_t>(threads)) {}
 
-    Signal region;              // counts regions and names their workers; the threads wait for it between them
-    Signal barrier;             // counts barriers passed
+    Signal region;   // counts regions and names their workers; the threads wait for it between them
+    Signal barrier;  // counts barriers passed
     alignas(kCacheLine) std::atomic<int> arrived{0};
     std::vector<Own> own;
     std::vector<Remaining> remaining;
 
     void (*body)(Worker&, void*) noexcept = nullptr;
     void* context = nullptr;
-    int active = 1;             // workers of the last region
-    int64_t lost_ns = 0;        // by all workers until then
+    int active = 1;       // workers of the last region
+    int64_t lost_ns = 0;  // by all workers until then
     uint32_t barrier_epoch = 0;
     uint32_t share_epoch = 0;
     bool stopping = false;
@@ -216,6 +217,8 @@ struct Team {
 
 void Worker::barrier() {
     if (count == 1) return;
+    // At a region's first barrier threads may still be waking up, which says nothing about neighbours.
+    const int64_t limit = barrier_epoch == team->barrier_epoch ? kLongWakeUp : kLongWait;
     const uint32_t epoch = barrier_epoch++;
     if (team->arrived.fetch_add(1, std::memory_order_acq_rel) == count - 1) {
         team->arrived.store(0, std::memory_order_relaxed);
@@ -235,7 +238,7 @@ void Worker::barrier() {
     if (team->barrier.wait_past(epoch, own.wary_waits > 0 ? kDisturbedSpins : kQuietSpins))
         own.sleeps.fetch_add(1, std::memory_order_relaxed);
     const int64_t waited = now_ns() - start;
-    if (waited > kLongWait) {
+    if (waited > limit) {
         own.wary_waits = kDisturbedWaits;
         own.lost_ns.fetch_add(waited, std::memory_order_relaxed);
         own.long_waits.fetch_add(1, std::memory_order_relaxed);
@@ -275,7 +278,7 @@ bool Worker::next_chunk(Share& work, int64_t& begin, int64_t& end) {
                 const uint64_t first = (range >> 20) & kChunkMask, stop = range & kChunkMask;
                 const bool own = work.victim == index, any = first < stop;
                 if (!any && age == 0) break;
-                const uint64_t left = !any ? range
+                const uint64_t left = !any  ? range
                                       : own ? pack_range(share_epoch, first + 1, stop)
                                             : pack_range(share_epoch, first, stop - 1);
                 if (word.compare_exchange_weak(seen, left, std::memory_order_relaxed)) {
@@ -321,7 +324,8 @@ int Pool::size() const { return static_cast<int>(team_->own.size()); }
 
 void Pool::run_region(Region region, void* context) {
     if (inside_region) throw std::logic_error("a parallel region can't start another one");
-    if (team_->process != getpid()) throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
+    if (team_->process != getpid())
+        throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
     const std::lock_guard<std::mutex> lock(team_->one_region);
     Team& team = *team_;
     const int64_t start = now_ns();

@@ -10,7 +10,7 @@
 
 namespace forge {
 
-struct Team;    // what the workers of one pool share; pool.cpp
+struct Team;  // what the workers of one pool share; pool.cpp
 
 // One thread's view of a running parallel region. At most `Pool::size()` workers take part; fewer where the pool has
 // seen that another process holds a core.
@@ -66,10 +66,10 @@ public:
     }
 
     struct Statistics {
-        int64_t regions;            // run() calls
-        int64_t reduced_regions;    // those that left workers out because a core was taken
-        int64_t long_waits;         // barrier waits over the limit that counts as a disturbance
-        int64_t sleeps;             // waits that ended in the kernel
+        int64_t regions;          // run() calls
+        int64_t reduced_regions;  // those that left workers out because a core was taken
+        int64_t long_waits;       // barrier waits over the limit that counts as a disturbance
+        int64_t sleeps;           // waits that ended in the kernel
     };
     Statistics statistics() const;
 

@@ -11,7 +11,7 @@
 //   i32x16  splat_i32 load_i32 load_u8_i32 load_i8_i32 to_float store_i8 (saturating) reduce_add
 //   mask16  less(a, b) = a < b, lane by lane; bits(mask) = one bit a lane, lane 0 lowest
 //   u8x64   load_bytes low_nibbles high_nibbles merge_bits: 16 lanes of 4 bytes each, the operand of the integer product
-//   dot_rows  the exact product of packed weights and int8 activations (see dot.hpp's contract below)
+//   dot_rows  the exact product of packed weights and int8 activations (contract below)
 // Reductions add lane i to lane i + 8, then + 4, + 2, + 1: the same order on every set.
 #pragma once
 
@@ -66,7 +66,7 @@ FORGE_INLINE f32x16 exp(f32x16 x) {
     x = min(max(x, lowest), splat(88.3f));
     const i32x16 n = round_to_int(x * splat(1.44269504f));
     const f32x16 whole = to_float(n);
-    f32x16 r = fma(whole, splat(-0.693145752f), x);     // ln 2 in two parts; the first has 9 trailing zero bits
+    f32x16 r = fma(whole, splat(-0.693145752f), x);  // ln 2 in two parts; the first has 9 trailing zero bits
     r = fma(whole, splat(-1.42860677e-6f), r);
     f32x16 p = splat(1.f / 5040);
     p = fma(p, r, splat(1.f / 720));

@@ -16,7 +16,7 @@ struct u8x64 {
     __m256i lo, hi;
 };
 struct mask16 {
-    __m256 lo, hi;      // all ones or zero
+    __m256 lo, hi;  // all ones or zero
 };
 
 FORGE_INLINE f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -157,8 +157,8 @@ FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
     return {merge_half<Shift, Mask>(base.lo, x.lo), merge_half<Shift, Mask>(base.hi, x.hi)};
 }
 
-constexpr int kTileRows = 4;    // activation rows that one pass over a panel serves: sixteen registers hold no more
-constexpr int kRowGroup = 1;    // rows whose integer sums are in flight together
+constexpr int kTileRows = 4;  // activation rows that one pass over a panel serves: sixteen registers hold no more
+constexpr int kRowGroup = 1;  // rows whose integer sums are in flight together
 
 // Bytes 4i to 4i + 3 of an activation row, in every lane.
 FORGE_INLINE __m256i splat_bytes(const uint8_t* a) { return _mm256_set1_epi32(peek<int32_t>(a)); }

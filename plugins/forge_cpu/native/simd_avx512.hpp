@@ -95,9 +95,7 @@ FORGE_INLINE int32_t reduce_add(i32x16 x) { return _mm512_reduce_add_epi32(x.v);
 
 FORGE_INLINE u8x64 load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 FORGE_INLINE u8x64 low_nibbles(u8x64 x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8(15))}; }
-FORGE_INLINE u8x64 high_nibbles(u8x64 x) {
-    return {_mm512_and_si512(_mm512_srli_epi16(x.v, 4), _mm512_set1_epi8(15))};
-}
+FORGE_INLINE u8x64 high_nibbles(u8x64 x) { return {_mm512_and_si512(_mm512_srli_epi16(x.v, 4), _mm512_set1_epi8(15))}; }
 // base | ((x shifted left by Shift, right if negative) & Mask), byte by byte; Mask has only bits that stay in their byte.
 template <int Shift, int Mask>
 FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
@@ -107,8 +105,8 @@ FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
     return {_mm512_ternarylogic_epi32(moved, _mm512_set1_epi8(Mask), base.v, 0xEA)};  // (moved & mask) | base
 }
 
-constexpr int kTileRows = 16;   // activation rows that one pass over a panel serves
-constexpr int kRowGroup = 4;    // rows whose integer sums are in flight together
+constexpr int kTileRows = 16;  // activation rows that one pass over a panel serves
+constexpr int kRowGroup = 4;   // rows whose integer sums are in flight together
 
 template <int N, int Bits, int Offset, int G>
 FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int stride, int sum_at) {

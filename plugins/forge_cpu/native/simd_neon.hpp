@@ -15,15 +15,15 @@ struct u8x64 {
     uint8x16_t v[4];
 };
 struct mask16 {
-    uint32x4_t v[4];    // all ones or zero
+    uint32x4_t v[4];  // all ones or zero
 };
 
 // One operation on each of the four registers.
-#define FORGE_QUARTERS(Type, expression)                                     \
-    do {                                                                     \
-        Type result;                                                         \
-        for (int i = 0; i < 4; ++i) result.v[i] = (expression);              \
-        return result;                                                       \
+#define FORGE_QUARTERS(Type, expression)                        \
+    do {                                                        \
+        Type result;                                            \
+        for (int i = 0; i < 4; ++i) result.v[i] = (expression); \
+        return result;                                          \
     } while (false)
 
 FORGE_INLINE f32x16 splat(float x) { FORGE_QUARTERS(f32x16, vdupq_n_f32(x)); }
@@ -68,9 +68,7 @@ FORGE_INLINE f32x16 operator+(f32x16 a, f32x16 b) { FORGE_QUARTERS(f32x16, vaddq
 FORGE_INLINE f32x16 operator-(f32x16 a, f32x16 b) { FORGE_QUARTERS(f32x16, vsubq_f32(a.v[i], b.v[i])); }
 FORGE_INLINE f32x16 operator*(f32x16 a, f32x16 b) { FORGE_QUARTERS(f32x16, vmulq_f32(a.v[i], b.v[i])); }
 FORGE_INLINE f32x16 operator/(f32x16 a, f32x16 b) { FORGE_QUARTERS(f32x16, vdivq_f32(a.v[i], b.v[i])); }
-FORGE_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
-    FORGE_QUARTERS(f32x16, vfmaq_f32(c.v[i], a.v[i], b.v[i]));
-}
+FORGE_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { FORGE_QUARTERS(f32x16, vfmaq_f32(c.v[i], a.v[i], b.v[i])); }
 FORGE_INLINE mask16 less(f32x16 a, f32x16 b) { FORGE_QUARTERS(mask16, vcltq_f32(a.v[i], b.v[i])); }
 FORGE_INLINE f32x16 select(mask16 m, f32x16 yes, f32x16 no) {
     FORGE_QUARTERS(f32x16, vbslq_f32(m.v[i], yes.v[i], no.v[i]));
@@ -82,8 +80,7 @@ FORGE_INLINE f32x16 abs(f32x16 a) { FORGE_QUARTERS(f32x16, vabsq_f32(a.v[i])); }
 FORGE_INLINE uint32_t bits(mask16 m) {
     const int32x4_t places = {0, 1, 2, 3};
     uint32_t packed = 0;
-    for (int i = 0; i < 4; ++i)
-        packed |= vaddvq_u32(vshlq_u32(vshrq_n_u32(m.v[i], 31), places)) << (4 * i);
+    for (int i = 0; i < 4; ++i) packed |= vaddvq_u32(vshlq_u32(vshrq_n_u32(m.v[i], 31), places)) << (4 * i);
     return packed;
 }
 
@@ -137,8 +134,8 @@ FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
 
 #undef FORGE_QUARTERS
 
-constexpr int kTileRows = 4;    // activation rows that one pass over a panel serves: of 32 registers, sums take 16
-constexpr int kRowGroup = 1;    // rows whose integer sums are in flight together
+constexpr int kTileRows = 4;  // activation rows that one pass over a panel serves: of 32 registers, sums take 16
+constexpr int kRowGroup = 1;  // rows whose integer sums are in flight together
 
 // Weights of up to 7 bits are signed bytes as they are; those with offset 128 become so by flipping the top bit.
 template <int N, int Bits, int Offset, int G>
@@ -158,8 +155,7 @@ FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int
 
 // One step of a product of registers, and a value that the compiler can't foresee: for ceiling.cpp.
 FORGE_INLINE void add_product(i32x16& c, u8x64 w, u8x64 a) {
-    for (int i = 0; i < 4; ++i)
-        c.v[i] = vdotq_s32(c.v[i], vreinterpretq_s8_u8(w.v[i]), vreinterpretq_s8_u8(a.v[i]));
+    for (int i = 0; i < 4; ++i) c.v[i] = vdotq_s32(c.v[i], vreinterpretq_s8_u8(w.v[i]), vreinterpretq_s8_u8(a.v[i]));
 }
 FORGE_INLINE void hide(u8x64& x) { asm volatile("" : "+w"(x.v[0]), "+w"(x.v[1]), "+w"(x.v[2]), "+w"(x.v[3])); }
 

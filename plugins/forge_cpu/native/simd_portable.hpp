@@ -15,10 +15,10 @@ struct i32x16 {
     int_vector v;
 };
 struct u8x64 {
-    word_vector v;      // byte i of a lane is (lane >> 8·i) & 255
+    word_vector v;  // byte i of a lane is (lane >> 8·i) & 255
 };
 struct mask16 {
-    int_vector v;       // all ones or zero
+    int_vector v;  // all ones or zero
 };
 
 FORGE_INLINE f32x16 zero() { return {float_vector{}}; }
@@ -145,8 +145,8 @@ FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
     return {base.v | (moved & (static_cast<uint32_t>(Mask) * 0x01010101u))};
 }
 
-constexpr int kTileRows = 4;    // activation rows that one pass over a panel serves
-constexpr int kRowGroup = 1;    // rows whose integer sums are in flight together
+constexpr int kTileRows = 4;  // activation rows that one pass over a panel serves
+constexpr int kRowGroup = 1;  // rows whose integer sums are in flight together
 
 template <int N, int Bits, int Offset, int G>
 FORGE_INLINE void dot_rows(i32x16 (&c)[G], const u8x64* w, const uint8_t* a, int stride, int sum_at) {

@@ -85,7 +85,8 @@ void unpack_group(Encoding encoding, const uint8_t* group, int r, int64_t left, 
         case Encoding::f16:
         case Encoding::bf16:
             for (int i = 0; i < 2 && i < left; ++i)
-                out[i] = encoding == Encoding::f16 ? half_at(group + 32 * i + 2 * r) : bfloat_at(group + 32 * i + 2 * r);
+                out[i] =
+                    encoding == Encoding::f16 ? half_at(group + 32 * i + 2 * r) : bfloat_at(group + 32 * i + 2 * r);
             break;
         case Encoding::f32: std::memcpy(out, group + 4 * r, 4); break;
     }

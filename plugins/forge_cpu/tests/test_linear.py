@@ -1,4 +1,4 @@
-"""Packed matrices and linear products of the native kernels, in every encoding on every instruction set of this machine.
+"""Packed matrices and products of the native kernels, in every encoding on every instruction set of this machine.
 
 References: gguf's own dequantisation, float64 products, and a NumPy model of int8 activations written from the
 definition of the arithmetic.
@@ -49,7 +49,7 @@ class Weights:
 
 
 def random_weights(encoding: str, rows: int, cols: int, seed: int = 0) -> Weights:
-    """Every bit of the blocks is random but for the scales, which are ordinary, negative, zero and subnormal numbers."""
+    """Every bit of the blocks is random but for the scales: ordinary, negative, zero and subnormal numbers."""
     rng = np.random.default_rng([seed, rows, cols])
     kind = GGMLQuantizationType[encoding]
     if encoding == "F32":
@@ -220,7 +220,7 @@ def test_a_row_alone_and_among_others_is_the_same_to_the_bit(
     alone = np.concatenate([product(pools(isa, 1), row[None], matrix) for row in x])
     counts = [*range(1, 41), 300]
     for threads in (1, 2, 3):
-        for n in counts if threads == 1 else counts[threads::7] + [300]:
+        for n in counts if threads == 1 else [*counts[threads::7], 300]:
             np.testing.assert_array_equal(product(pools(isa, threads), x[:n], matrix), alone[:n])
 
 

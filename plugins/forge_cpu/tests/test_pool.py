@@ -94,7 +94,7 @@ def test_impossible_thread_counts_are_refused(threads: int) -> None:
 
 
 def test_an_unknown_instruction_set_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'sse9' can't run here; there are: .*portable"):
+    with pytest.raises(ValueError, match=r"'sse9' can't run here; there are: .*portable"):
         native.Pool(1, "sse9")
 
 
@@ -123,7 +123,7 @@ def test_subnormals_are_flushed_inside_and_come_back_outside() -> None:
 
 
 def run_regions(governor: object, start: int, count: int, threads: int, lost_share: float) -> tuple[int, int]:
-    """Regions of 5 ms, each losing that share of its time whenever more than one worker runs: (end, workers left out)."""
+    """Regions of 5 ms, each losing that share of its time if several workers run: (end, workers left out)."""
     idle = 0
     for _ in range(count):
         idle = governor.idle_workers(start, threads)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge.interfaces.backend import Backend
+from forge.interfaces.drawing import adjust
 from forge.interfaces.sampler import RowSampling, Sampled, uniforms
 from forge.testing.sampling import SamplingConformance, reference_draw, rows
 
@@ -29,7 +30,7 @@ class NativeSampler:
     isa: str
     threads: int = 2
     pool: Any = field(init=False)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(init=False, factory=lambda: torch.device("cpu"))
 
     @pool.default
     def _pool(self) -> Any:
@@ -122,10 +123,15 @@ def test_rows_with_everything_are_sampled_as_by_the_plain_backend(case: Case) ->
     if case.rows.logprobs is None:
         assert found.logprobs is None
         return
+    assert found.logprobs is not None
+    assert found.top_ids is not None
+    assert found.top_logprobs is not None
+    assert wanted.logprobs is not None
+    assert wanted.top_logprobs is not None
     same = found.tokens == wanted.tokens
     assert np.allclose(found.logprobs[same], wanted.logprobs[same], atol=1e-4, rtol=1e-5)
     assert np.allclose(found.top_logprobs, wanted.top_logprobs, atol=1e-4, rtol=1e-5)
-    assert found.top_ids.shape == wanted.top_ids.shape
+    assert len(found.top_ids[0]) == case.rows.logprobs
     for ids, values, logits in zip(found.top_ids, found.top_logprobs, case.logits):
         order = sorted(range(len(logits)), key=lambda t: (-logits[t], t))
         assert ids.tolist() == order[: len(values)]
@@ -136,8 +142,6 @@ SAMPLERS = [NativeSampler(isa, threads=1) for isa in instruction_sets()]
 
 def near_a_border(case: Case, row: int, found: int, wanted: int) -> bool:
     """Whether rounding decides between two tokens: their adjusted logits or their draw's borders nearly coincide."""
-    from forge.interfaces.drawing import adjust
-
     adjusted = adjust(torch.tensor(case.logits), case.rows)[row].numpy()
     _, margin = reference_draw(adjusted, case.rows, row)
     return margin < 1e-4 or abs(float(adjusted[found]) - float(adjusted[wanted])) < 1e-4
