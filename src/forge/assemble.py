@@ -91,6 +91,8 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
     )
     model_name = checkpoint.architecture if config.model.name == "auto" else config.model.name
     model = create(registry, "model", model_name, config.model.options, checkpoint, backend)
+    if model_name != checkpoint.architecture:
+        log.warning("model.name: %r is used for a file that calls itself %r", model_name, checkpoint.architecture)
     max_model_len = config.model.max_len or model.context_length
     if max_model_len > model.context_length:
         raise ConfigError(

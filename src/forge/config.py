@@ -27,6 +27,9 @@ NONE = "none"
 
 FILE_NAME = "forge.toml"
 
+MOST = 2**31 - 1
+"""No count in a configuration is larger."""
+
 
 @frozen
 class ModelTable:
@@ -40,7 +43,7 @@ class ModelTable:
     path: str = field(default="smollm2", validator=min_len(1))
     name: str = AUTO
     served_name: str | None = field(default=None, validator=optional(min_len(1)))
-    max_len: int | None = field(default=None, validator=optional(ge(1)))
+    max_len: int | None = field(default=None, validator=optional(between(1, MOST)))
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -49,7 +52,7 @@ class BackendTable:
     """Where it is computed. device: which one of several. threads: on a CPU (default: the backend chooses)."""
 
     name: str = AUTO
-    device: int = field(default=0, validator=ge(0))
+    device: int = field(default=0, validator=between(0, MOST))
     threads: int | None = field(default=None, validator=optional(between(1, 4096)))
     options: Mapping[str, Any] = field(factory=dict)
 
@@ -67,9 +70,9 @@ class SchedulerTable:
     """What a step holds at most (sequences, prompt tokens), and how many sequences may wait."""
 
     name: str = "continuous"
-    max_batch_size: int = field(default=256, validator=ge(1))
-    max_prefill_tokens: int = field(default=4096, validator=ge(1))
-    max_queue: int = field(default=1024, validator=ge(1))
+    max_batch_size: int = field(default=256, validator=between(1, MOST))
+    max_prefill_tokens: int = field(default=4096, validator=between(1, MOST))
+    max_queue: int = field(default=1024, validator=between(1, MOST))
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -108,7 +111,7 @@ class ServerTable:
     host: str = field(default="127.0.0.1", validator=min_len(1))
     port: int = field(default=8080, validator=between(0, 65535))
     api_key_file: str | None = None
-    max_body_bytes: int = field(default=8 << 20, validator=ge(1024))
+    max_body_bytes: int = field(default=8 << 20, validator=between(1024, MOST))
     drain_timeout: float = field(default=30.0, validator=ge(0))
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import queue
 import threading
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 from attrs import define, field, frozen
 
@@ -34,7 +35,7 @@ from forge.engine.request import (
 )
 from forge.errors import EngineUnavailable, ForgeError, InvalidRequest
 from forge.interfaces.sampler import TokenLogprobs
-from forge.server.openai import chat_completion, completion, engine_request
+from forge.server.openai import chat_completion, completion, engine_request, prompt_ids
 from forge.text.template import build_chat_template
 from forge.text.tokenizer import build_tokenizer
 
@@ -97,6 +98,8 @@ class LLM:
         # Built in its own thread: torch's thread count belongs to the thread that sets it.
         self._thread = threading.Thread(target=self._run, args=(loaded,), name="forge-engine", daemon=True)
         self._thread.start()
+        # A thread inside the kernels when the interpreter goes down would abort the process.
+        weakref.finalize(self, _stop, self._channel, self._thread)
         self.engine = loaded.result()
 
     @property
@@ -111,9 +114,9 @@ class LLM:
 
     def chat(self, messages: Sequence[Message] | Sequence[Sequence[Message]], **fields: Any) -> Output | list[Output]:
         """Answer one chat, or several at once. Fields are those of ``/v1/chat/completions``; errors: `ForgeError`."""
-        if not messages or isinstance(messages[0], Mapping):
-            return self._collect([self._chat_request(messages, fields)])[0]
-        return self._collect([self._chat_request(chat, fields) for chat in messages])
+        several = _is_list(messages) and bool(messages) and all(_is_list(chat) for chat in messages)
+        outputs = self._collect([self._chat_request(chat, fields) for chat in (messages if several else [messages])])
+        return outputs if several else outputs[0]
 
     @overload
     def generate(self, prompts: str, *, max_tokens: int = 256, **fields: Any) -> Output: ...
@@ -127,18 +130,24 @@ class LLM:
         fields["max_tokens"] = max_tokens
         if isinstance(prompts, str):
             return self._collect([self._text_request(prompts, fields)])[0]
+        if not _is_list(prompts):
+            raise InvalidRequest(
+                "prompts: expected a text, or a list of texts or of lists of token ids", param="prompts"
+            )
         return self._collect([self._text_request(prompt, fields) for prompt in prompts])
 
-    def stream(self, prompt: str | Sequence[Message], **fields: Any) -> Iterator[Delta]:
-        """The deltas of one chat (messages) or continuation (text) as they come. Leaving the loop aborts the answer."""
-        if isinstance(prompt, str):
+    def stream(self, prompt: Prompt | Sequence[Message], **fields: Any) -> Iterator[Delta]:
+        """The deltas of one chat (messages) or continuation (a text, token ids) as they come.
+
+        Leaving the loop aborts the answer.
+        """
+        if isinstance(prompt, str) or (_is_list(prompt) and prompt and isinstance(prompt[0], int)):
             return self._stream(self._text_request(prompt, fields))
         return self._stream(self._chat_request(prompt, fields))
 
     def close(self) -> None:
         """Stop the engine. The model's memory goes with this object."""
-        self._channel.put(Stop())
-        self._thread.join()
+        _stop(self._channel, self._thread)
 
     def __enter__(self) -> LLM:
         return self
@@ -151,16 +160,23 @@ class LLM:
     # -- requests
 
     def _chat_request(self, messages: Any, fields: Mapping[str, Any]) -> Request:
+        if not (_is_list(messages) and all(isinstance(message, Mapping) for message in messages)):
+            raise InvalidRequest(
+                "messages: expected a list of messages, each with a role and content", param="messages"
+            )
         wire, ignored = chat_completion({"messages": [dict(message) for message in messages], **fields})
         _check_fields(fields, ignored)
         text = self.template.render([message.for_template() for message in wire.messages])
         ids = self.tokenizer.encode(text, add_special=False, parse_special=True)
         return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
 
-    def _text_request(self, prompt: Prompt, fields: Mapping[str, Any]) -> Request:
-        wire, ignored = completion({"prompt": prompt if isinstance(prompt, str) else list(prompt), **fields})
+    def _text_request(self, prompt: Any, fields: Mapping[str, Any]) -> Request:
+        if not (isinstance(prompt, str) or (_is_list(prompt) and all(isinstance(token, int) for token in prompt))):
+            raise InvalidRequest("prompt: expected a text or a list of token ids", param="prompt")
+        given = prompt if isinstance(prompt, str) else list(prompt)
+        wire, ignored = completion({"prompt": given if isinstance(given, str) else [given], **fields})
         _check_fields(fields, ignored)
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = prompt_ids(self.tokenizer, given)
         return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
 
     def _stream(self, request: Request) -> Iterator[Delta]:
@@ -171,9 +187,15 @@ class LLM:
             self._drop(request)
 
     def _collect(self, requests: Sequence[Request]) -> list[Output]:
-        self._submit(requests)
+        """Answers in the order of the requests, of which no more are submitted at a time than may wait."""
+        at_once = max(1, self.config.scheduler.max_queue // max((request.n for request in requests), default=1))
+        outputs: list[Output] = []
         try:
-            return [self._gather(request) for request in requests]
+            self._submit(requests[:at_once])
+            for i, request in enumerate(requests):
+                outputs.append(self._gather(request))
+                self._submit(requests[i + at_once : i + at_once + 1])
+            return outputs
         finally:  # should one be refused, the others aren't wanted any more
             for request in requests:
                 self._drop(request)
@@ -252,6 +274,15 @@ class LLM:
             inbox = self._inboxes.get(request_id)
         if inbox is not None:
             inbox.put(item)
+
+
+def _stop(channel: LocalChannel, thread: threading.Thread) -> None:
+    channel.put(Stop())
+    thread.join()
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def _check_fields(fields: Mapping[str, Any], ignored: Sequence[str]) -> None:

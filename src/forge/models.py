@@ -10,9 +10,9 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import platformdirs
 from attrs import evolve, frozen
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from forge.plugins import Registry
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ASKED_FIRST = {
     "path": "a path to a .gguf file or to a directory with config.json",
@@ -68,7 +70,7 @@ def resolve(reference: str, registry: Registry, *, progress: bool = False) -> Pa
     wanted, sha256 = (alias.reference, alias.sha256) if alias else (reference, None)
     broken: list[str] = []
     for source in _sources(registry, broken):
-        if source.accepts(wanted):
+        if _asked(source.accepts, wanted, broken=broken):
             return source.fetch(wanted, sha256=sha256, progress=progress)
     raise ModelSourceError(_not_understood(wanted, registry, broken))
 
@@ -77,7 +79,7 @@ def installed(registry: Registry) -> list[CachedModel]:
     """The models of all sources that need no download, sorted; those that an alias stands for under that name."""
     names = {alias.reference: name for name, alias in ALIASES.items()}
     broken: list[str] = []
-    found = [model for source in _sources(registry, broken) for model in source.cached()]
+    found = [model for source in _sources(registry, broken) for model in _asked(source.cached, broken=broken) or ()]
     for failure in broken:
         log.warning("%s", failure)
     return sorted((evolve(model, reference=names.get(model.reference, model.reference)) for model in found), key=str)
@@ -94,7 +96,19 @@ def _sources(registry: Registry, broken: list[str]) -> Iterator[ModelSource]:
         except PluginError as error:
             broken.append(error.message)
             continue
-        yield cast(ModelSource, factory(directory))
+        source = _asked(factory, directory, broken=broken)
+        if source is not None:
+            yield cast(ModelSource, source)
+
+
+def _asked(call: Callable[..., T], *arguments: Any, broken: list[str]) -> T | None:
+    """What a source says; None, and a line in `broken`, if it raises instead: others may know the model."""
+    try:
+        return call(*arguments)
+    except Exception as error:
+        name = getattr(call, "__qualname__", repr(call))
+        broken.append(f"the model source {name} failed: {type(error).__name__}: {error}")
+        return None
 
 
 def _not_understood(reference: str, registry: Registry, broken: list[str]) -> str:

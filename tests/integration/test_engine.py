@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from attrs import evolve
 
+from forge.builtin.sampler import DefaultSampler
 from forge.engine.engine import Engine
 from forge.engine.request import Request
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.backend import Backend, StepInputs
 from forge.interfaces.drafter import Drafter
-from forge.interfaces.sampler import SamplingParams
+from forge.interfaces.sampler import Picked, SamplingParams
+from forge.interfaces.scheduler import Batch
 from forge.interfaces.scheduler import Sequence as LiveSeq
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -148,6 +151,8 @@ class FailingDrafter(Drafter):
     def propose(self, seq: LiveSeq, limit: int) -> list[int]:
         if self.failing == "unknown ids":
             return [10**6, -1]
+        if self.failing == "no ids":
+            return cast(list[int], ["x", None])
         return self._fail("propose") or [5]
 
     def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
@@ -183,7 +188,7 @@ def test_drafts_change_no_token_and_right_ones_save_steps(
     assert drafter.released == len(requests)
 
 
-@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids"])
+@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids", "no ids"])
 def test_a_drafter_that_fails_costs_nothing_but_its_drafts(
     tiny_engine: Engine, refit: Refit, run: Run, failing: str
 ) -> None:
@@ -219,6 +224,44 @@ def test_a_step_that_fails_ends_only_the_request_at_fault(tiny_engine: Engine, r
     assert last.finish_reason == "error"
     assert last.error.code == "engine_fault"
     assert "poison" in last.error.message
+
+
+class OddSampler(DefaultSampler):
+    """A third party's sampler with a fault."""
+
+    def __init__(self, backend: Backend, fault: str) -> None:
+        super().__init__(backend)
+        self.fault = fault
+
+    def sample(self, logits: Any, masks: Any, batch: Batch) -> Picked:
+        picked = super().sample(logits, masks, batch)
+        poisoned = [self.fault != "numpy" and 200 in span.seq.tokens for span in batch.spans]
+        tokens: list[Any] = [list(map(np.int64, ids)) if self.fault == "numpy" else ids for ids in picked.tokens]
+        if self.fault == "nothing":
+            tokens = [[] if bad else ids for ids, bad in zip(tokens, poisoned)]
+        if self.fault == "too much":
+            tokens = [[*ids, 5, 5] if bad else ids for ids, bad in zip(tokens, poisoned)]
+        return evolve(picked, tokens=tokens)
+
+    def release(self, seq: LiveSeq) -> None:
+        super().release(seq)
+        if self.fault == "release":
+            raise RuntimeError("won't let go")
+
+
+@pytest.mark.parametrize("fault", ["numpy", "nothing", "too much", "release"])
+def test_a_samplers_fault_ends_at_most_the_request_it_concerns(
+    tiny_engine: Engine, refit: Refit, run: Run, fault: str
+) -> None:
+    good = Request("good", [5, 6, 7], evolve(GREEDY, logit_bias={200: -100.0}), max_tokens=6, ignore_eos=True)
+    bad = Request("bad", [5, 200, 6], GREEDY, max_tokens=6, ignore_eos=True)
+    wanted = run(refit(tiny_engine), good).tokens("good")
+    engine = refit(tiny_engine)
+    engine.parts = evolve(engine.parts, sampler=OddSampler(engine.parts.backend, fault))
+    answers = run(engine, good, bad)
+    assert answers.tokens("good") == wanted
+    assert all(type(token) is int for token in answers.tokens("good"))
+    assert answers.last("bad").finish_reason == ("error" if fault in ("nothing", "too much") else "length")
 
 
 def test_aborts_at_any_moment_leave_nothing_behind(tiny_engine: Engine, refit: Refit) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,3 +114,47 @@ def test_what_cannot_be_loaded_says_why(tiny_path: Path, tmp_path: Path) -> None
         LLM(tiny_path, max_modellen=5)
     with pytest.raises(ConfigError, match="512"):
         LLM(tiny_path, max_model_len=9999)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda llm: llm.chat("hello"),
+        lambda llm: llm.chat(["hi"]),
+        lambda llm: llm.chat(None),
+        lambda llm: llm.generate(None),
+        lambda llm: llm.generate([1, 2, 3]),
+        lambda llm: llm.generate(b"x"),
+        lambda llm: llm.stream(None),
+        lambda llm: llm.stream([None]),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_like_wrong_fields(llm: LLM, call: Callable[[LLM], object]) -> None:
+    with pytest.raises(InvalidRequest, match="expected"):
+        call(llm)
+
+
+def test_more_prompts_than_may_wait_are_fed_in_turn(tiny_path: Path, tmp_path: Path) -> None:
+    config = tmp_path / "forge.toml"
+    config.write_text("[scheduler]\nmax_queue = 3\nmax_batch_size = 2\n")
+    with LLM(tiny_path, config=config, threads=1, num_blocks=100) as llm:
+        outputs = llm.generate([[5, 6, i] for i in range(3, 43)], max_tokens=2, ignore_eos=True)
+        assert [output.prompt_token_ids[2] for output in outputs] == list(range(3, 43))
+        assert all(len(output.choices[0].token_ids) == 2 for output in outputs)
+
+
+def test_an_empty_text_begins_with_the_start_token_as_over_http(llm: LLM) -> None:
+    assert llm.generate("", max_tokens=1).prompt_token_ids == [llm.tokenizer.bos_token_id]
+    stream = llm.stream([5, 6, 7], max_tokens=3, ignore_eos=True)
+    assert sum(len(delta.token_ids) for delta in stream) == 3
+
+
+def test_leaving_python_in_the_middle_of_an_answer_is_a_clean_exit(tiny_path: Path) -> None:
+    script = f"""
+from forge import LLM
+llm = LLM({str(tiny_path)!r}, backend="torch", threads=1, num_blocks=64)
+stream = llm.stream("a", max_tokens=400, ignore_eos=True)
+next(stream)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -294,6 +295,24 @@ def test_what_a_request_may_hold_is_bounded(tmp_path: Path, tiny_path: Path) -> 
         assert second.json()["error"]["code"] == "queue_full"
         assert int(second.headers["Retry-After"]) > 0
         assert server.stop() == 0
+
+
+def test_a_half_sent_body_does_not_hold_up_the_shutdown(tiny_server: Server) -> None:
+    port = int(tiny_server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as half:
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        time.sleep(0.3)
+        tiny_server.process.send_signal(signal.SIGTERM)
+        assert tiny_server.process.wait(20) == 0
+
+
+def test_a_websocket_to_nowhere_is_turned_away_quietly(tiny_server: Server) -> None:
+    headers = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    assert httpx.get(f"{tiny_server.url}/nothing", headers=headers).status_code == 404
+    assert "Traceback" not in tiny_server.log.read_text()
 
 
 @pytest.fixture

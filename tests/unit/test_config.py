@@ -108,7 +108,7 @@ def test_every_kind_of_component_with_a_table_is_one_that_plugins_can_offer() ->
             "[server]\nlog_level = 'loud'",
             'forge.toml:2: server.log_level: expected "debug", "info", "warning" or "error", got the text "loud"',
         ),
-        ("[model]\nmax_len = 0", "forge.toml:2: model.max_len: must be at least 1, got 0"),
+        ("[model]\nmax_len = 0", "forge.toml:2: model.max_len: must be between 1 and 2147483647, got 0"),
         ("[backend]\nthreads = 0", "forge.toml:2: backend.threads: must be between 1 and 4096, got 0"),
         ("[plugins]\ndeny = 'cpu'", 'forge.toml:2: plugins.deny: expected a list of texts, got the text "cpu"'),
         ("[plugins]\nallow = [\n'a',\n1]", "forge.toml:2: plugins.allow[1]: expected a text, got 1"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from forge.interfaces.kv_cache import KVCache
     from forge.interfaces.model import Model
     from forge.interfaces.sampler import Sampler
-    from forge.interfaces.scheduler import Scheduler
+    from forge.interfaces.scheduler import Scheduler, Sequence
     from forge.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Engine:
         self.requests: dict[str, dict[int, LiveSequence]] = {}
         """By request and choice: those that aren't over yet."""
         self._ids = itertools.count()
+        self._failed: set[str] = set()
 
     def run(self, channel: Channel) -> None:
         """Serve until the channel brings `Stop` or its other end is gone."""
@@ -151,11 +153,16 @@ class Engine:
         for seq in self.parts.scheduler.running:
             limit = min(MAX_DRAFT, seq.max_len - len(seq.tokens) - 1)
             if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
-                draft = self._guarded(drafter.propose, seq, limit) or []
-                known = itertools.takewhile(lambda token: 0 <= token < self.parts.model.vocab_size, draft[:limit])
-                if kept := list(known):
-                    drafts[seq.id] = kept
+                draft = self._guarded(self._propose, drafter, seq, limit)
+                if draft:
+                    drafts[seq.id] = draft
         return drafts
+
+    def _propose(self, drafter: Drafter, seq: Sequence, limit: int) -> list[int]:
+        """A draft up to the first id that there isn't. Errors: whatever the drafter raises, or what it returned."""
+        vocabulary = self.parts.model.vocab_size
+        draft = [operator.index(token) for token in drafter.propose(seq, limit)[:limit]]
+        return list(itertools.takewhile(lambda token: 0 <= token < vocabulary, draft))
 
     def compute(self, batch: Batch) -> Iterable[tuple[Span, Draws | ForgeError]]:
         """Run the model and the sampler; if a component raises, again row by row, so that only the culprits fail."""
@@ -173,7 +180,7 @@ class Engine:
         inputs = parts.backend.stage(batch, parts.kv, parts.pages)
         hidden = parts.backend.forward(parts.model, inputs)
         picked = parts.sampler.sample(parts.model.logits(hidden), {}, batch)
-        return [(span, Draws.of(picked, i)) for i, span in enumerate(batch.spans)]
+        return [(span, Draws.of(picked, i, span)) for i, span in enumerate(batch.spans)]
 
     def commit(self, span: Span, picked: Draws | ForgeError) -> Delta | None:
         """Take a span's draws into its sequence, and end it where it's over or has failed."""
@@ -197,16 +204,18 @@ class Engine:
         return delta
 
     def _forget(self, seq: LiveSequence) -> None:
-        self.parts.sampler.release(seq)
+        self._guarded(self.parts.sampler.release, seq)
         if self.parts.drafter is not None:
             self._guarded(self.parts.drafter.release, seq)
 
     def _guarded(self, call: Callable[..., T], *arguments: Any) -> T | None:
-        """Ask a drafter, which is never worth an answer: None if it raises."""
+        """Call what no answer depends on; None if it raises. The first failure of each kind is logged as an error."""
         try:
             return call(*arguments)
-        except Exception:
-            log.exception("the drafter failed; answers go on without it")
+        except Exception as error:
+            kind = f"{getattr(call, '__qualname__', call)}: {type(error).__name__}"
+            log.log(logging.DEBUG if kind in self._failed else logging.ERROR, "%s; answers go on", kind, exc_info=True)
+            self._failed.add(kind)
             return None
 
     # -- the end, and tests
@@ -239,6 +248,22 @@ class Draws:
     prompt_logprobs: list[TokenLogprobs]
 
     @classmethod
-    def of(cls, picked: Picked, span: int) -> Draws:
-        """The draws of span number `span`."""
-        return cls(picked.tokens[span], picked.logprobs[span], picked.prompt_logprobs[span])
+    def of(cls, picked: Picked, index: int, span: Span) -> Draws:
+        """The draws of a batch's span, as plain numbers. Errors: `ValueError`, `TypeError` if they make no sense."""
+        tokens = [operator.index(token) for token in picked.tokens[index]]
+        logprobs, scored = picked.logprobs[index], picked.prompt_logprobs[index]
+        if not span.samples <= len(tokens) <= span.samples * (1 + len(span.drafts)):
+            raise ValueError(f"the sampler drew {len(tokens)} tokens for {len(span.drafts)} drafts")
+        if logprobs is not None and len(logprobs) != len(tokens):
+            raise ValueError(f"the sampler reports {len(logprobs)} log-probabilities of {len(tokens)} tokens")
+        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored))
+
+
+def _plain(logprobs: Seq[TokenLogprobs]) -> list[TokenLogprobs]:
+    """Log-probabilities that any codec takes, whatever numbers a sampler made them of."""
+    return [
+        lp
+        if type(lp.token) is float
+        else TokenLogprobs(float(lp.token), tuple((int(token), float(value)) for token, value in lp.top))
+        for lp in logprobs
+    ]

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from attrs import frozen
 
 from forge.errors import ConfigError
-from forge.interfaces.drawing import adjust, draw
+from forge.interfaces.drawing import adjust, draw, most_probable
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled
@@ -152,6 +152,8 @@ class Backend:
         options = options or DenseOptions()
         if options.device == "cpu" and device_index != 0:
             raise ConfigError(f"backend.device: {device_index} is asked for, and a CPU is device 0", param="device")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("backend.options.device: torch can't use CUDA here (see `forge doctor`)", param="device")
         self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.kv_dtype: torch.dtype = self.dtype if options.kv_dtype == "auto" else getattr(torch, options.kv_dtype)
@@ -366,12 +368,12 @@ class Backend:
                 tokens = torch.where(targets >= 0, targets, tokens)
             if logprobs is None or rows.logprobs is None:
                 return Sampled(tokens.cpu().numpy())
-            top = logprobs.topk(rows.logprobs, dim=-1)
+            ids = most_probable(logprobs, rows.logprobs)
             return Sampled(
                 tokens.cpu().numpy(),
                 logprobs.gather(1, tokens[:, None])[:, 0].cpu().numpy(),
-                top.indices.cpu().numpy(),
-                top.values.cpu().numpy(),
+                ids.cpu().numpy(),
+                logprobs.gather(1, ids).cpu().numpy(),
             )
 
     def close(self) -> None:

@@ -97,3 +97,15 @@ def nucleus(probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> to
     above = probs > threshold
     ties = probs == threshold
     return everything | above | (ties & (ties.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+
+
+def most_probable(logprobs: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` most probable ids of each row, best first, ties by lowest id: int64 ``[r, count]``."""
+    if count == 0:
+        return torch.empty(len(logprobs), 0, dtype=torch.int64, device=logprobs.device)
+    least = logprobs.topk(count, dim=-1).values[:, -1:]
+    rows = []
+    for row, candidate in zip(logprobs, logprobs >= least):
+        ids = candidate.nonzero()[:, 0]
+        rows.append(ids[row[ids].argsort(descending=True, stable=True)[:count]])
+    return torch.stack(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import quart
 from quart import Quart, Response
 from werkzeug.exceptions import HTTPException
 
@@ -57,6 +58,15 @@ def _add_guards(app: App, keys: ApiKeys | None) -> None:
         if app.service.in_flight.stopping:
             raise EngineUnavailable("the server is shutting down", retry_after=RETRY_SECONDS)
 
+    @app.before_websocket
+    async def guard_websocket() -> Response | None:  # Forge has none, but a plugin may
+        try:
+            if keys is not None:
+                keys.check(quart.websocket.headers.get("Authorization"))
+        except ForgeError as error:
+            return Response(error.message, error.status)
+        return None
+
     @app.after_request
     async def sign(response: Response) -> Response:
         request = current()
@@ -76,11 +86,16 @@ def _add_error_handlers(app: App, max_body_bytes: int) -> None:
 
     @app.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response:
+        if quart.has_websocket_context():
+            return Response(error.description or "", error.code)
         request = current()
         return http_error_response(error, request.method, request.path, max_body_bytes, request.received)
 
     @app.errorhandler(Exception)
     async def unexpected(error: Exception) -> Response:
+        if quart.has_websocket_context():
+            log.error("a websocket of a plugin failed", exc_info=error)
+            return Response("internal error", 500)
         request = current()
         log.error("request %s failed", request.request_id, exc_info=error)
         return error_response(internal_error(request.request_id), request.received)

@@ -41,12 +41,14 @@ class InFlight:
         return len(self._requests)
 
     def enter(self, request: Request) -> None:
-        """A request has begun."""
-        self._requests.add(request)
-        self._idle.clear()
+        """A request has arrived completely: a shutdown waits for its end. Nothing for one that is over already."""
+        if not request.over:
+            self._requests.add(request)
+            self._idle.clear()
 
     def leave(self, request: Request) -> None:
         """A request is over, its last byte handed to the connection."""
+        request.over = True
         self._requests.discard(request)
         if not self._requests:
             self._idle.set()
@@ -70,6 +72,7 @@ class Request(quart.Request):
         self.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         self.answers: dict[str, Answer] = {}
         self.received = asyncio.Event()
+        self.over = False
 
     async def body_bytes(self) -> bytes:
         """The whole body, whatever its content type says."""
@@ -91,6 +94,7 @@ class Connection(ASGIHTTPConnection):
                 if not message.get("more_body", False):
                     own.body.set_complete()
                     own.received.set()
+                    self.app.service.in_flight.enter(own)
             elif message["type"] == "http.disconnect":
                 return
 
@@ -98,7 +102,6 @@ class Connection(ASGIHTTPConnection):
         """Answer; cancelled when the client goes away."""
         own = cast(Request, request)
         in_flight = self.app.service.in_flight
-        in_flight.enter(own)
         try:
             await super().handle_request(request, send)
         finally:

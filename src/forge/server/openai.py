@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 from attrs import field, frozen
@@ -21,6 +21,9 @@ from forge.interfaces.loader import GenerationDefaults
 from forge.interfaces.sampler import MAX_TOP_LOGPROBS, SamplingParams
 from forge.server.body import parse_object
 from forge.strict import between, place, structure, unknown_keys
+
+if TYPE_CHECKING:
+    from forge.text.tokenizer import Tokenizer
 
 W = TypeVar("W", bound=attrs.AttrsInstance)
 
@@ -317,6 +320,16 @@ def check_ids(ids: Sequence[int], vocabulary: int, where: str) -> None:
         if not 0 <= token < vocabulary:
             at = f"{where}[{index}]"
             raise InvalidRequest(f"{at}: there is no token {token}; ids go from 0 to {vocabulary - 1}", param=at)
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
+    """A prompt's token ids; an empty one becomes the start token, since a model can't go on from nothing."""
+    ids = tokenizer.encode(prompt, add_special=True, parse_special=True) if isinstance(prompt, str) else prompt
+    if ids:
+        return ids
+    if tokenizer.bos_token_id is None:
+        raise InvalidRequest("prompt: is empty, and this model has no start token to stand for it", param="prompt")
+    return [tokenizer.bos_token_id]
 
 
 def sampling(

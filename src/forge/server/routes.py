@@ -15,7 +15,7 @@ from quart import Response
 
 from forge import __version__
 from forge.engine.request import Request as EngineRequest
-from forge.errors import InvalidRequest, ModelNotFound
+from forge.errors import ModelNotFound
 from forge.server import openai, stream
 from forge.server.body import parse_object
 from forge.server.connection import App, Request
@@ -110,16 +110,10 @@ async def completions(service: Service) -> Response:
 
 
 def _prompt_ids(service: Service, text: TextParts, prompt: str | list[int]) -> list[int]:
-    """A prompt's token ids; an empty one becomes the start token, since a model can't go on from nothing."""
+    """A prompt's token ids, once it's clear that they may fit."""
     if isinstance(prompt, str):
         service.check_length(text, prompt)
-        ids = text.tokenizer.encode(prompt, add_special=True, parse_special=True)
-    else:
-        ids = prompt
-    start = text.tokenizer.bos_token_id
-    if not ids and start is None:
-        raise InvalidRequest("prompt: is empty, and this model has no start token to stand for it", param="prompt")
-    return ids or [cast(int, start)]
+    return openai.prompt_ids(text.tokenizer, prompt)
 
 
 def _echoed(text: TextParts, prompt: str | list[int], ids: list[int]) -> EchoedPrompt:

@@ -204,6 +204,14 @@ class SamplingConformance:
             self.draw(backend, logits, evolve(r, temperature=np.zeros(count, np.float32))) == only.argmax(-1).tolist()
         )
 
+    def test_equally_probable_alternatives_come_in_the_order_of_their_ids(self, backend: Backend) -> None:
+        logits = np.zeros((1, VOCABULARY), np.float32)
+        logits[0, [150, 20, 90]] = 2.0
+        for count in range(1, 8):
+            sampled = backend.sample(torch.tensor(logits, device=backend.device), rows(1, logprobs=count))
+            assert sampled.top_ids is not None
+            assert sampled.top_ids[0].tolist() == [20, 90, 150, 0, 1, 2, 3][:count]
+
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     @pytest.mark.parametrize("flaw", ["nan", "infinite", "nothing allowed"])
     def test_a_row_without_a_sensible_token_is_an_error_not_an_answer(
