@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 
 #include "isa.hpp"
@@ -21,10 +22,14 @@ using Array = nanobind::ndarray<T, nanobind::ndim<Dimensions>, nanobind::c_conti
 // The pool as Python has it: threads, the kernels of one instruction set, and memory for a call's intermediate results.
 class BoundPool {
 public:
-    BoundPool(int threads, const std::string& isa) : kernels(find_kernels(isa)), pool(threads) {}
+    BoundPool(int threads, const std::string& isa, int activation_bits)
+        : kernels(find_kernels(isa)), pool(threads), activation_terms(activation_bits / 8) {
+        if (activation_bits != 8 && activation_bits != 16) throw std::invalid_argument("activation_bits must be 8 or 16");
+    }
 
     const Kernels& kernels;
     Pool pool;
+    const int64_t activation_terms;     // see layout.hpp
 
     // Memory aligned to 64 that nobody else uses until the lock goes. Take it without the GIL.
     struct Scratch {

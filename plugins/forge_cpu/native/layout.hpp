@@ -69,6 +69,7 @@ struct MatrixView {
 };
 
 // 32 inputs of one activation row, as int8: x ≈ scale·q. One cache line, so that a kernel walks a single pointer.
+// With two terms a second block holds what the first one's rounding lost, so that values have some 15 bits.
 struct alignas(64) ActivationBlock {
     int8_t q[kBlock];  // in [-127, 127]
     float scale;
@@ -81,7 +82,7 @@ struct alignas(64) ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 64);
 
-// The blocks of one activation row: first[b * stride].
+// The blocks of one activation row: first[b * stride], and its second term behind it.
 struct ActivationRow {
     ActivationBlock* first;
     int64_t stride;
@@ -93,6 +94,7 @@ struct Activations {
     ActivationBlock* blocks;
     int64_t rows, cols;
     int64_t tiles;  // of rows / tiles rows each, and one more in the first rows % tiles
+    int64_t terms;  // blocks for the same 32 values, side by side: 1 or 2
 
     // Trivial, and always inline: these are compiled into every instruction set's kernels.
     __attribute__((always_inline)) int64_t blocks_a_row() const { return cols / kBlock; }
@@ -101,23 +103,24 @@ struct Activations {
         return tile * (rows / tiles) + (tile < extra ? tile : extra);
     }
     __attribute__((always_inline)) ActivationBlock* tile_blocks(int64_t tile) const {
-        return blocks + tile_begin(tile) * blocks_a_row();
+        return blocks + tile_begin(tile) * terms * blocks_a_row();
     }
     __attribute__((always_inline)) ActivationRow row(int64_t row) const {
         const int64_t height = rows / tiles, tall = rows % tiles * (height + 1);
         const int64_t tile = row < tall ? row / (height + 1) : rows % tiles + (row - tall) / height;
         const int64_t begin = tile_begin(tile);
-        return {blocks + begin * blocks_a_row() + (row - begin), tile_begin(tile + 1) - begin};
+        return {tile_blocks(tile) + (row - begin) * terms, (tile_begin(tile + 1) - begin) * terms};
     }
 };
 
-__attribute__((always_inline)) inline int64_t activation_bytes(int64_t rows, int64_t cols) {
-    return rows * (cols / kBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
+__attribute__((always_inline)) inline int64_t activation_bytes(int64_t rows, int64_t cols, int64_t terms) {
+    return rows * terms * (cols / kBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
 }
+// tile_rows: blocks that a tile has side by side, at most.
 __attribute__((always_inline)) inline Activations activations_in(void* memory, int64_t rows, int64_t cols,
-                                                                 int tile_rows) {
-    const int64_t tiles = rows > 0 ? (rows + tile_rows - 1) / tile_rows : 1;
-    return {static_cast<ActivationBlock*>(memory), rows, cols, tiles};
+                                                                 int64_t tile_rows, int64_t terms) {
+    const int64_t most = tile_rows / terms, tiles = rows > 0 ? (rows + most - 1) / most : 1;
+    return {static_cast<ActivationBlock*>(memory), rows, cols, tiles, terms};
 }
 
 }  // namespace forge

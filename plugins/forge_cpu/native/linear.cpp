@@ -43,7 +43,7 @@ FORGE_INLINE void add_block(const Decoded& in, const uint8_t* a, f32x16* f) {
     }
 }
 
-// One panel times the M rows of a tile whose blocks start at `a`.
+// One panel times the M rows (or M / 2 rows of two terms) of a tile whose blocks start at `a`.
 template <class Format, int M>
 __attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t blocks, const uint8_t* a,
                                               const PanelOutput& out) {
@@ -71,8 +71,13 @@ __attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t bloc
             a += M * sizeof(ActivationBlock);
         }
     }
+    if (out.terms == 1) {
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) finish_row(out, m, f[m]);
+        for (int m = 0; m < M; ++m) finish_row(out, m, f[m]);
+    } else {
+#pragma GCC unroll 16
+        for (int m = 0; m + 1 < M; m += 2) finish_row(out, m / 2, f[m] + f[m + 1]);
+    }
 }
 
 using PanelKernel = void (*)(const uint8_t*, int64_t, const uint8_t*, const PanelOutput&);
@@ -112,7 +117,8 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
         const int64_t column = segment.first_row + panel * kPanelRows;
         const int64_t left = segment.rows - panel * kPanelRows;
         return PanelOutput{call.y + row * call.ldy + column, call.ldy, call.bias ? call.bias + column : nullptr,
-                           static_cast<int>(left < kPanelRows ? left : kPanelRows), call.add};
+                           static_cast<int>(left < kPanelRows ? left : kPanelRows), call.add,
+                           call.activations ? call.activations->terms : 1};
     };
     if (const PanelKernel* kernels = kernels_of(segment.encoding)) {
         const Activations& activations = *call.activations;
@@ -120,7 +126,7 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
             const int64_t row = activations.tile_begin(tile), height = activations.tile_begin(tile + 1) - row;
             const auto* a = reinterpret_cast<const uint8_t*>(activations.tile_blocks(tile));
             for (int64_t panel = begin; panel < end; ++panel)
-                kernels[height - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a,
+                kernels[height * activations.terms - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a,
                                     output(row, panel));
         }
         return;

@@ -29,6 +29,17 @@ FORGE_INLINE void quantize_block(f32x16 low, f32x16 high, ActivationBlock* out) 
     out->unused[0] = out->unused[1] = 0;
 }
 
+// All terms of a block: each one takes what those before it have left.
+FORGE_INLINE void quantize_terms(const float* x, int64_t terms, ActivationBlock* out) {
+    f32x16 low = load(x), high = load(x + 16);
+    quantize_block(low, high, out);
+    if (terms == 1) return;
+    const f32x16 scale = splat(-out->scale);
+    low = fma(to_float(load_i8_i32(out->q)), scale, low);
+    high = fma(to_float(load_i8_i32(out->q + 16)), scale, high);
+    quantize_block(low, high, out + 1);
+}
+
 }  // namespace
 
 void quantize_rows(Worker& worker, const float* x, int64_t ldx, Activations& out) {
@@ -41,7 +52,7 @@ void quantize_rows(Worker& worker, const float* x, int64_t ldx, Activations& out
             const float* from = x + row * ldx;
             const ActivationRow to = out.row(row);
             for (int64_t b = first; b < last; ++b)
-                quantize_block(load(from + b * kBlock), load(from + b * kBlock + 16), to.first + b * to.stride);
+                quantize_terms(from + b * kBlock, out.terms, to.first + b * to.stride);
             begin += last - first;
         }
     });
@@ -53,7 +64,7 @@ void quantize_range(const float* x, Activations& out, int64_t begin, int64_t end
         const float* from = x + row * out.cols;
         const ActivationRow to = out.row(row);
         for (int64_t b = 0; b < blocks; ++b)
-            quantize_block(load(from + b * kBlock), load(from + b * kBlock + 16), to.first + b * to.stride);
+            quantize_terms(from + b * kBlock, out.terms, to.first + b * to.stride);
     }
 }
 

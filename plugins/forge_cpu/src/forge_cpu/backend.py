@@ -59,7 +59,7 @@ class CpuBackend(Backend):
         if isa not in sets:
             raise ConfigError(f"backend.options.isa: {isa} can't run here; there are {', '.join(sets)}", param="isa")
         self._native = native
-        self._pool = native.Pool(threads or usable_cores(), isa)
+        self._pool = native.Pool(threads or usable_cores(), isa, options.activation_bits)
         self._kv_format = options.kv_format
         self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
 
