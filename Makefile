@@ -30,10 +30,9 @@ run: install
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Longer runs (soak, browser, fuzzing) join here as they come; they are marked `slow` and left out of `test`.
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --slow
-	scripts/test_server.sh
+# Longer runs (soak, browser, fuzzing) join here as they come.
+test-all: test
+	FORGE=$(BIN)/forge scripts/test_server.sh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(CHECKED)

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from forge import plugins
@@ -38,6 +39,17 @@ def test_the_settings_shown_but_not_set_can_be_set(tmp_path: Path) -> None:
     config, _ = load_config(path)
     assert config.model.max_len == 4096
     assert config.plugins.allow is not None
+
+
+def test_the_options_of_the_cpu_backend_are_shown_with_their_defaults(tmp_path: Path) -> None:
+    (shown,) = [block for block in blocks("toml") if "activation_bits" in block]
+    path = tmp_path / "forge.toml"
+    path.write_text(shown)
+    config, _ = load_config(path)
+    registry = plugins.load()
+    given, default = (registry.options("backend", "cpu", table) for table in (config.backend.options, {}))
+    assert given == default
+    assert set(config.backend.options) == {field.name for field in attrs.fields(type(default))}
 
 
 @pytest.mark.parametrize("snippet", blocks("python"))

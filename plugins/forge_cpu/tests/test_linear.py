@@ -110,7 +110,7 @@ def relative_rms(got: Floats, wanted: npt.NDArray[np.float64]) -> float:
 
 
 @pytest.fixture(scope="module")
-def pools() -> Callable[[str, int], object]:
+def pools() -> Callable[..., object]:
     made: dict[tuple[str, int], object] = {}
 
     def pool(isa: str, threads: int = 2) -> object:
@@ -199,6 +199,27 @@ def test_products_stay_close_to_float64(pools: Callable[..., object], isa: str, 
     x = np.random.default_rng(3).standard_normal((20, 768), dtype=np.float32)
     error = relative_rms(product(pools(isa), x, packed(pools(isa), weights)), x @ weights.values.T.astype(np.float64))
     assert error < (1e-2 if encoding in QUANTISED else 1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("encoding", sorted(QUANTISED))
+def test_activations_of_16_bits_are_as_good_as_floats(isa: str, encoding: str) -> None:
+    weights = random_weights(encoding, 80, 768)
+    fine, coarse = native.Pool(2, isa, 16), native.Pool(2, isa, 8)
+    assert (fine.activation_bits, coarse.activation_bits) == (16, 8)
+    x = activations(40, 768)
+    wanted = x.astype(np.float64) @ weights.values.T.astype(np.float64)
+    matrix = packed(fine, weights)
+    together = product(fine, x, matrix)
+    assert relative_rms(together, wanted) < min(1e-4, 0.02 * relative_rms(product(coarse, x, matrix), wanted))
+    for row in (0, 7, 8, 39):
+        np.testing.assert_array_equal(product(native.Pool(1, isa, 16), x[row : row + 1], matrix)[0], together[row])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_activations_of_other_widths_are_refused(isa: str) -> None:
+    with pytest.raises(ValueError, match="8 or 16"):
+        native.Pool(1, isa, 12)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
