@@ -21,6 +21,8 @@ import openai
 import psutil
 import pytest
 
+from forge.testing.models import write_tiny_llama
+
 START_SECONDS = 120
 FORGE = Path(sys.executable).parent / "forge"
 AUDITOR = '''
@@ -99,6 +101,15 @@ def tiny_server(tmp_path: Path, tiny_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def patient_server(tmp_path: Path) -> Iterator[Server]:
+    """A tiny model with a long context, so that an answer can take some seconds."""
+    model = write_tiny_llama(tmp_path / "long.gguf", context_length=8192)
+    with serve(tmp_path, model, "--threads", "1", "--num-blocks", "600") as server:
+        server.wait()
+        yield server
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "hello"}], **fields}
 
@@ -146,22 +157,24 @@ def test_the_server_answers_at_once_while_the_engine_loads_and_never_imports_tor
         assert server.stop() == 0
 
 
-def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(tiny_server: Server) -> None:
-    body = chat(stream=True, ignore_eos=True, max_tokens=450)
-    with httpx.stream("POST", f"{tiny_server.url}/v1/chat/completions", json=body, timeout=60) as response:
+def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(patient_server: Server) -> None:
+    body = chat(stream=True, ignore_eos=True, max_tokens=7000)
+    with httpx.stream("POST", f"{patient_server.url}/v1/chat/completions", json=body, timeout=60) as response:
         stream = events(response)
         next(stream)
-        tiny_server.engine.kill()
+        patient_server.engine.kill()
         rest = list(stream)
     assert rest[-1]["error"]["code"] == "engine_unavailable"
     assert "[DONE]" not in rest
-    health = tiny_server.health()
+    health = patient_server.health()
     assert (health.status_code, health.json()["status"]) == (503, "restarting")
     assert "signal 9" in health.json()["detail"]
-    tiny_server.wait()
-    answer = httpx.post(f"{tiny_server.url}/v1/chat/completions", json=chat(max_tokens=5, ignore_eos=True), timeout=60)
+    patient_server.wait()
+    answer = httpx.post(
+        f"{patient_server.url}/v1/chat/completions", json=chat(max_tokens=5, ignore_eos=True), timeout=60
+    )
     assert answer.json()["usage"]["completion_tokens"] == 5
-    assert tiny_server.stop() == 0
+    assert patient_server.stop() == 0
 
 
 def test_an_engine_that_dies_while_it_loads_again_is_started_until_it_lives(tiny_server: Server) -> None:
@@ -186,19 +199,19 @@ def test_a_server_that_is_killed_takes_its_engine_with_it(tiny_server: Server) -
     assert engine.wait(30) is not None or not engine.is_running()
 
 
-def test_sigterm_lets_running_streams_end_and_refuses_new_ones(tiny_server: Server) -> None:
-    body = chat(stream=True, ignore_eos=True, max_tokens=300)
-    with httpx.stream("POST", f"{tiny_server.url}/v1/chat/completions", json=body, timeout=60) as response:
+def test_sigterm_lets_running_streams_end_and_refuses_new_ones(patient_server: Server) -> None:
+    body = chat(stream=True, ignore_eos=True, max_tokens=4000)
+    with httpx.stream("POST", f"{patient_server.url}/v1/chat/completions", json=body, timeout=60) as response:
         stream = events(response)
         next(stream)
-        tiny_server.process.send_signal(signal.SIGTERM)
+        patient_server.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         with httpx.Client() as other:
-            assert other.post(f"{tiny_server.url}/v1/chat/completions", json=chat()).status_code == 503
+            assert other.post(f"{patient_server.url}/v1/chat/completions", json=chat()).status_code == 503
         rest = list(stream)
     assert rest[-1] == "[DONE]"
     assert rest[-2]["choices"][0]["finish_reason"] == "length"
-    assert tiny_server.process.wait(30) == 0
+    assert patient_server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize(

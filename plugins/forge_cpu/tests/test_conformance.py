@@ -19,6 +19,7 @@ assert NATIVE is not None, "the tests need the compiled kernels"
 @pytest.mark.parametrize("isa", NATIVE.isas())
 class TestNative(BackendConformance):
     tolerance = 2e-3  # keys and values are rounded to 16 bits
+    encodings = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")  # others are converted: test_weights.py
 
     @pytest.fixture
     def backend(self, isa: str) -> CpuBackend:
