@@ -149,6 +149,7 @@ async def test_stopping_does_not_wait_for_a_pause_before_a_restart(fake: Fake, m
     await until(lambda: client.state == "restarting")
     async with asyncio.timeout(20):
         await client.stop()
+    assert client.state == "stopped"
 
 
 async def test_stopping_ends_an_engine_that_loads_or_does_not_listen(fake: Fake) -> None:
