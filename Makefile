@@ -21,7 +21,7 @@ $(VENV)/.installed: $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP_INSTALL) $(LOCAL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[test]'
 	touch $@
 
 run: install
