@@ -121,17 +121,18 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
     )
     if config.constraint.name != NONE:
         raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
-    drafter = config.drafter.name
+    drafter, cost = config.drafter.name, backend.cost()
     eos = dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
     parts = Parts(
         backend=backend,
         model=model,
         pages=pages,
         kv=kv,
-        scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits),
+        scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits, cost),
         sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
         drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
         tokenizer=tokenizer,
+        cost=cost,
         eos=tuple(token for token in eos if token < model.vocab_size),
         info=ModelInfo(
             architecture=checkpoint.architecture,

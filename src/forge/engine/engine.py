@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from forge.engine.commit import commit
 from forge.engine.request import Abort, Accepted, Delta, Deltas, ErrorInfo, ModelInfo, Refused, Request, Stop, Submit
 from forge.engine.sequence import LiveSequence
 from forge.errors import EngineFault, ForgeError, InvalidRequest
+from forge.interfaces.cost import StepCost
+from forge.interfaces.drafter import AcceptanceWindow
 from forge.interfaces.sampler import Picked, TokenLogprobs
 from forge.interfaces.scheduler import Batch, Span
 
@@ -36,13 +38,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_DRAFT = 16
-"""The longest draft that a drafter is asked for."""
+DRAFTS = 256
+"""So many of the last drafts of all sequences tell how likely a new sequence's is right."""
 
 
 @frozen
 class Parts:
-    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation."""
+    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost: what
+    steps take, which the scheduler asks and the engine tells.
+    """
 
     backend: Backend
     model: Model
@@ -54,6 +58,7 @@ class Parts:
     tokenizer: Tokenizer
     eos: tuple[int, ...]
     info: ModelInfo
+    cost: StepCost = field(factory=StepCost)
 
 
 class Engine:
@@ -65,6 +70,7 @@ class Engine:
         """By request and choice: those that aren't over yet."""
         self._ids = itertools.count()
         self._failed: set[str] = set()
+        self._drafts = AcceptanceWindow(DRAFTS)
 
     def run(self, channel: Channel) -> None:
         """Serve until the channel brings `Stop` or its other end is gone."""
@@ -75,6 +81,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Compute one batch and say what it brought; nothing to do brings nothing."""
+        begin = time.perf_counter()
         batch = self.parts.scheduler.schedule(self.speculate())
         if batch is None:
             return []
@@ -83,6 +90,7 @@ class Engine:
             delta = self.commit(span, picked)
             if delta is not None:
                 deltas.append(delta)
+        self.parts.cost.observe(batch.rows, time.perf_counter() - begin)
         return deltas
 
     @property
@@ -129,7 +137,7 @@ class Engine:
         parts.scheduler.check(prompt_len, max_len, request.n)
         live = self.requests[request.id] = {
             choice: LiveSequence(
-                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer
+                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer, self._drafts
             )
             for choice in range(request.n)
         }
@@ -147,11 +155,12 @@ class Engine:
     def speculate(self) -> Mapping[int, Seq[int]]:
         """Drafts by sequence id, for those that are decoding."""
         drafter = self.parts.drafter
-        if drafter is None:
+        longest = self.parts.scheduler.draft_limit
+        if drafter is None or not longest:
             return {}
         drafts = {}
         for seq in self.parts.scheduler.running:
-            limit = min(MAX_DRAFT, seq.max_len - len(seq.tokens) - 1)
+            limit = min(longest, seq.max_len - len(seq.tokens) - 1)
             if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
                 draft = self._guarded(self._propose, drafter, seq, limit)
                 if draft:
@@ -192,7 +201,9 @@ class Engine:
         else:
             commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
             if span.drafts and parts.drafter is not None:
-                self._guarded(parts.drafter.observe, seq, span.drafts, max(0, len(picked.tokens) - 1))
+                accepted = max(0, len(picked.tokens) - 1)
+                seq.drafts_checked(len(span.drafts), accepted)
+                self._guarded(parts.drafter.observe, seq, span.drafts, accepted)
         delta = seq.delta(error)
         if seq.finish_reason is not None:
             parts.scheduler.finished(seq)

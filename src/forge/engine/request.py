@@ -38,11 +38,17 @@ class Request:
 
 @frozen
 class Usage:
-    """Token counts of one answer. cached_tokens: of the prompt, found in the KV cache."""
+    """Token counts of one answer.
+
+    cached_tokens: of the prompt, found in the KV cache. drafted_tokens: guessed by a drafter and checked by the model;
+    accepted_tokens: of those, the ones that became part of the answer.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @frozen

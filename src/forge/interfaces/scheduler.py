@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
+from forge.interfaces.drafter import MAX_DRAFT
+
 if TYPE_CHECKING:
     from forge.interfaces.constraint import Matcher
     from forge.interfaces.kv_cache import KVCache
@@ -74,6 +76,10 @@ class Sequence(Protocol):
     @property
     def matcher(self) -> Matcher | None:
         """Its grammar's state, if it is constrained."""
+
+    @property
+    def acceptance(self) -> float:
+        """How likely the next token of a draft is right, if those before it were; from what became of drafts so far."""
 
     @property
     def prompt_logprobs(self) -> bool:
@@ -168,8 +174,8 @@ class SchedulerLimits:
 
 
 class Scheduler(ABC):
-    """Chooses the spans of each step and whom to preempt. The factory is called with ``(kv, limits)``, plus
-    ``options=`` where the component has some.
+    """Chooses the spans of each step and whom to preempt. The factory is called with ``(kv, limits, cost)``, plus
+    ``options=`` where the component has some; `cost` says what steps take (`forge.interfaces.cost.StepCost`).
     """
 
     kv: KVCache
@@ -195,8 +201,13 @@ class Scheduler(ABC):
     def schedule(self, drafts: Mapping[int, Seq[int]]) -> Batch | None:
         """The next step's spans, with their blocks reserved; None when there is nothing to compute.
 
-        drafts: by sequence id; they are shed before anyone is preempted.
+        drafts: by sequence id; they are shed before anyone is preempted, and where they cost more than they bring.
         """
+
+    @property
+    def draft_limit(self) -> int:
+        """How long a draft may be to be of use in the next step; 0: none would be, so that nobody needs to guess."""
+        return MAX_DRAFT
 
     @abstractmethod
     def finished(self, seq: Sequence) -> None:

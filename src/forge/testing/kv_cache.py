@@ -45,6 +45,7 @@ class PlainSequence:
     sampling: SamplingParams = field(factory=SamplingParams, repr=False)
     banned: tuple[int, ...] = ()
     matcher: Matcher | None = None
+    acceptance: float = 0.8
 
     def __attrs_post_init__(self) -> None:
         self.prompt_len = len(self.tokens)
