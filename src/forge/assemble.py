@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from forge.config import AUTO, DEFAULT, NONE, Config, Origins
+from forge.engine.deadlines import TimeLimits
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
 from forge.errors import ConfigError, ModelFileError, PluginError
@@ -118,6 +119,7 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         max_prefill_tokens=config.scheduler.max_prefill_tokens,
         max_model_len=max_model_len,
         max_queue=config.scheduler.max_queue,
+        queue_timeout=config.scheduler.queue_timeout,
     )
     if config.constraint.name != NONE:
         raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
@@ -133,6 +135,7 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
         tokenizer=tokenizer,
         cost=cost,
+        time_limits=TimeLimits(config.scheduler.queue_timeout, config.scheduler.request_timeout),
         eos=tuple(token for token in eos if token < model.vocab_size),
         info=ModelInfo(
             architecture=checkpoint.architecture,

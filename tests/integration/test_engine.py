@@ -13,7 +13,7 @@ from attrs import evolve
 
 from forge.builtin.sampler import DefaultSampler
 from forge.engine.engine import Engine
-from forge.engine.request import Request
+from forge.engine.request import Request, Usage
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.backend import Backend, StepInputs
 from forge.interfaces.drafter import Drafter
@@ -26,6 +26,11 @@ EOS = 2
 
 Run = Callable[..., Any]
 Refit = Callable[..., Engine]
+
+
+def counts(usage: Usage) -> tuple[int, int, int]:
+    """What of an answer's usage doesn't depend on drafts and times."""
+    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
 
 
 def prompt(seed: int, length: int) -> list[int]:

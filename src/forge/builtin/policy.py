@@ -76,7 +76,9 @@ class Pace:
         return min(most, max(LEAST_TOKENS, cost.rows_within(target, decodes + most) - decodes))
 
 
-def affordable(cost: StepCost, rows: int, acceptance: Mapping[int, float], lengths: Mapping[int, int]) -> dict[int, int]:
+def affordable(
+    cost: StepCost, rows: int, acceptance: Mapping[int, float], lengths: Mapping[int, int]
+) -> dict[int, int]:
     """How many draft tokens of each sequence to check beside `rows` other rows, so that tokens per second are most.
 
     acceptance: how likely the next draft token of a sequence is right, if those before were. lengths: how many are

@@ -5,7 +5,10 @@ Policy only, on top of any `KVCache`: it never looks at token values. What they'
 
 from __future__ import annotations
 
+import math
+import time
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
@@ -35,6 +38,12 @@ MUCH_LONGER = 4
 
 SHORT_PART = 8
 """A prompt up to this part of a step's chunk budget is short: computed in one step, past long ones that wait."""
+
+STARTS = 64
+"""So many sequences that have left the queue tell how fast it moves."""
+
+FEW_STARTS = 16
+"""Fewer tell nothing."""
 
 LOOKAHEAD = 256
 """So many waiting sequences are looked at in one step."""
@@ -81,12 +90,18 @@ class ContinuousScheduler(Scheduler):
         """Sequences whose cached tokens have been counted: those that have run before."""
         self._budget = limits.max_prefill_tokens
         """Prompt tokens of this step."""
+        self._starts: deque[float] = deque(maxlen=STARTS)
+        """When the last sequences left the queue."""
         self._dear = 0
         """Steps whose drafts weren't worth their cost."""
 
     def rank(self, seq: Sequence) -> Rank:
         """Who is served first and preempted last: by priority and arrival, weighed against each other."""
         return seq.arrival + self.options.aging * seq.priority, seq.priority, seq.id
+
+    @property
+    def preemption_count(self) -> int:
+        return self.preemptions
 
     @property
     def draft_limit(self) -> int:
@@ -106,7 +121,7 @@ class ContinuousScheduler(Scheduler):
         """Refuse what can't be served.
 
         Errors: `InvalidRequest` for an empty prompt, or more choices than could ever wait; `ContextLengthExceeded`;
-        `QueueFull`, with a second to wait for each full batch that is queued.
+        `QueueFull`, also where the queue is so slow that they'd wait longer than it allows, with the seconds to wait.
         """
         if prompt_len < 1:
             raise InvalidRequest("the prompt is empty", param="prompt")
@@ -116,7 +131,24 @@ class ContinuousScheduler(Scheduler):
             raise InvalidRequest(f"{choices} answers are asked for, but only {queue} may wait at a time", param="n")
         if len(self._waiting) + choices > queue:
             message = f"{len(self._waiting)} sequences wait and {choices} more would exceed {queue}; try again later"
-            raise QueueFull(message, retry_after=1 + len(self._waiting) // self.limits.max_batch_size)
+            raise QueueFull(message, retry_after=self._retry_after())
+        wait, longest = self._expected_wait(), self.limits.queue_timeout
+        if longest and wait > longest:
+            message = (
+                f"{len(self._waiting)} sequences wait, which takes {wait:.0f} s, more than {longest:g}; try again later"
+            )
+            raise QueueFull(message, retry_after=self._retry_after())
+
+    def _expected_wait(self) -> float:
+        """Seconds that a sequence would wait which came now, by how fast the queue has moved; 0 if nobody knows."""
+        if len(self._starts) < FEW_STARTS or not self._waiting:
+            return 0.0
+        return len(self._waiting) * (time.monotonic() - self._starts[0]) / len(self._starts)
+
+    def _retry_after(self) -> int:
+        """When the queue may be half as long, in whole seconds."""
+        wait = self._expected_wait()
+        return max(1, math.ceil(wait / 2)) if wait else 1 + len(self._waiting) // self.limits.max_batch_size
 
     def add(self, seq: Sequence) -> None:
         self._check_length(seq.prompt_len, seq.max_len)
@@ -174,11 +206,8 @@ class ContinuousScheduler(Scheduler):
         most = self.limits.max_prefill_tokens
         return most if self.cost is None else self._pace.prompt_tokens(self.cost, decodes, most)
 
-    def _worthwhile(
-        self, drafts: Mapping[int, Seq[int]], decodes: Seq[Sequence], rows: int
-    ) -> Mapping[int, Seq[int]]:
-        """The beginnings of these drafts that pay in a step of `rows` other rows; now and then one that doesn't seem to.
-        """
+    def _worthwhile(self, drafts: Mapping[int, Seq[int]], decodes: Seq[Sequence], rows: int) -> Mapping[int, Seq[int]]:
+        """The beginnings of these drafts that pay in a step of `rows` other rows; now and then one that doesn't seem to."""
         if self.cost is None or not drafts:
             return drafts
         acceptance = {seq.id: seq.acceptance for seq in decodes if drafts.get(seq.id)}
@@ -312,6 +341,8 @@ class ContinuousScheduler(Scheduler):
         seq.num_computed = found
         if seq.id not in self._counted:
             seq.num_cached = min(found, seq.prompt_len)
+            seq.cache_miss = self.kv.explain(seq)
+            self._starts.append(time.monotonic())
             self._counted.add(seq.id)
         del self._pinned[seq.id]
         self._waiting.discard(seq)

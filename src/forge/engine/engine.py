@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import field, frozen
 
 from forge.engine.commit import commit
-from forge.engine.request import Abort, Accepted, Delta, Deltas, ErrorInfo, ModelInfo, Refused, Request, Stop, Submit
+from forge.engine.deadlines import Deadlines, TimeLimits
+from forge.engine.request import (
+    Abort,
+    Accepted,
+    Delta,
+    Deltas,
+    ErrorInfo,
+    Inspect,
+    ModelInfo,
+    Refused,
+    Report,
+    Request,
+    Stop,
+    Submit,
+)
 from forge.engine.sequence import LiveSequence
 from forge.errors import EngineFault, ForgeError, InvalidRequest
 from forge.interfaces.cost import StepCost
@@ -59,6 +73,7 @@ class Parts:
     eos: tuple[int, ...]
     info: ModelInfo
     cost: StepCost = field(factory=StepCost)
+    time_limits: TimeLimits = field(factory=TimeLimits)
 
 
 class Engine:
@@ -71,6 +86,9 @@ class Engine:
         self._ids = itertools.count()
         self._failed: set[str] = set()
         self._drafts = AcceptanceWindow(DRAFTS)
+        self._deadlines = Deadlines(parts.time_limits)
+        self._began = 0.0
+        self._steps = self._drafted = self._accepted = 0
 
     def run(self, channel: Channel) -> None:
         """Serve until the channel brings `Stop` or its other end is gone."""
@@ -81,16 +99,17 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Compute one batch and say what it brought; nothing to do brings nothing."""
-        begin = time.perf_counter()
+        self._began = time.monotonic()
+        deltas = self.expire(self._began)
         batch = self.parts.scheduler.schedule(self.speculate())
         if batch is None:
-            return []
-        deltas = []
+            return deltas
         for span, picked in self.compute(batch):
             delta = self.commit(span, picked)
             if delta is not None:
                 deltas.append(delta)
-        self.parts.cost.observe(batch.rows, time.perf_counter() - begin)
+        self._steps += 1
+        self.parts.cost.observe(batch.rows, time.monotonic() - self._began)
         return deltas
 
     @property
@@ -115,6 +134,8 @@ class Engine:
                         channel.send(Refused(request.id, ErrorInfo.of(error)))
                 case Abort(request_id):
                     self.abort(request_id)
+                case Inspect():
+                    channel.send(self.report())
                 case Stop():
                     return False
         return True
@@ -143,12 +164,41 @@ class Engine:
         }
         for seq in live.values():
             parts.scheduler.add(seq)
+            self._deadlines.add(seq)
 
     def abort(self, request_id: str) -> None:
         """Drop a request and all that it holds; unknown ids are fine, since it may have finished just now."""
         for seq in self.requests.pop(request_id, {}).values():
             self.parts.scheduler.abort(seq.id)
             self._forget(seq)
+
+    def expire(self, now: float) -> list[Delta]:
+        """End what has taken too long; what its clients hear of it."""
+        deltas = []
+        for seq, error in self._deadlines.due(now):
+            if seq.finish_reason is None and seq.choice in self.requests.get(seq.request.id, {}):
+                delta = self._failed_with(seq, error)
+                if delta is not None:
+                    deltas.append(delta)
+        return deltas
+
+    def report(self) -> Report:
+        """How the engine is doing."""
+        parts = self.parts
+        usage = parts.kv.usage()
+        return Report(
+            running=len(parts.scheduler.running),
+            waiting=len(parts.scheduler.waiting),
+            used_blocks=usage.used,
+            cached_blocks=usage.cached,
+            free_blocks=usage.free,
+            hits=usage.hits,
+            queries=usage.queries,
+            preemptions=parts.scheduler.preemption_count,
+            steps=self._steps,
+            drafted=self._drafted,
+            accepted=self._accepted,
+        )
 
     # -- the step
 
@@ -195,24 +245,36 @@ class Engine:
         """Take a span's draws into its sequence, and end it where it's over or has failed."""
         parts, seq = self.parts, span.seq
         assert isinstance(seq, LiveSequence)
-        error = None
+        if seq.started is None:
+            seq.started = self._began
         if isinstance(picked, ForgeError):
-            seq.finish_reason, error = "error", ErrorInfo.of(picked)
-        else:
-            commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
-            if span.drafts and parts.drafter is not None:
-                accepted = max(0, len(picked.tokens) - 1)
-                seq.drafts_checked(len(span.drafts), accepted)
-                self._guarded(parts.drafter.observe, seq, span.drafts, accepted)
-        delta = seq.delta(error)
+            return self._failed_with(seq, picked)
+        commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
+        if span.drafts and parts.drafter is not None:
+            accepted = max(0, len(picked.tokens) - 1)
+            self._drafted += len(span.drafts)
+            self._accepted += accepted
+            seq.drafts_checked(len(span.drafts), accepted)
+            self._guarded(parts.drafter.observe, seq, span.drafts, accepted)
+        delta = seq.delta()
         if seq.finish_reason is not None:
-            parts.scheduler.finished(seq)
-            self._forget(seq)
-            live = self.requests[seq.request.id]
-            del live[seq.choice]
-            if not live:
-                del self.requests[seq.request.id]
+            self._conclude(seq)
         return delta
+
+    def _failed_with(self, seq: LiveSequence, error: ForgeError) -> Delta | None:
+        """End a sequence with an error."""
+        seq.finish_reason = "error"
+        self._conclude(seq)
+        return seq.delta(ErrorInfo.of(error))
+
+    def _conclude(self, seq: LiveSequence) -> None:
+        """A sequence is over: give back what it holds."""
+        self.parts.scheduler.finished(seq)
+        self._forget(seq)
+        live = self.requests[seq.request.id]
+        del live[seq.choice]
+        if not live:
+            del self.requests[seq.request.id]
 
     def _forget(self, seq: LiveSequence) -> None:
         self._guarded(self.parts.sampler.release, seq)

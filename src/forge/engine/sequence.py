@@ -7,10 +7,10 @@ from collections.abc import Sequence as Seq
 from forge.engine.request import Delta, ErrorInfo, FinishReason, Request, Usage
 from forge.interfaces.constraint import Matcher
 from forge.interfaces.drafter import AcceptanceWindow
+from forge.interfaces.kv_cache import CacheMiss
 from forge.interfaces.sampler import SamplingParams, TokenLogprobs
 from forge.text.detokenizer import Detokenizer, StopStrings
 from forge.text.tokenizer import Tokenizer
-
 
 WINDOW = 32
 """So many of a sequence's last drafts tell how likely its next one is right."""
@@ -44,6 +44,8 @@ class LiveSequence:
         self.arrival = arrival
         self.num_computed = 0
         self.num_cached = 0
+        self.cache_miss: CacheMiss | None = None
+        self.started: float | None = None
         self.matcher: Matcher | None = None
         self.eos = frozenset(request.stop_token_ids if request.ignore_eos else [*request.stop_token_ids, *eos])
         self.banned: Seq[int] = tuple(eos) if request.ignore_eos else ()
@@ -134,4 +136,6 @@ class LiveSequence:
             cached_tokens=self.num_cached,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            queue_seconds=0.0 if self.started is None else self.started - self.arrival,
+            cache_miss=self.cache_miss,
         )

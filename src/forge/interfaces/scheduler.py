@@ -17,7 +17,7 @@ from forge.interfaces.drafter import MAX_DRAFT
 
 if TYPE_CHECKING:
     from forge.interfaces.constraint import Matcher
-    from forge.interfaces.kv_cache import KVCache
+    from forge.interfaces.kv_cache import CacheMiss, KVCache
     from forge.interfaces.sampler import SamplingParams
 
 
@@ -52,6 +52,9 @@ class Sequence(Protocol):
 
     num_cached: int
     """How many prompt tokens were found in the cache when the sequence was first scheduled."""
+
+    cache_miss: CacheMiss | None
+    """Why it weren't more, as the cache says; set at the same time."""
 
     @property
     def choice(self) -> int:
@@ -164,13 +167,14 @@ class SchedulerLimits:
     """What bounds a batch and a queue.
 
     max_batch_size: sequences in one step. max_prefill_tokens: prompt tokens in one step. max_model_len: positions a
-    sequence may have. max_queue: sequences that may wait.
+    sequence may have. max_queue: sequences that may wait. queue_timeout: seconds that one may have to wait; 0: any.
     """
 
     max_batch_size: int
     max_prefill_tokens: int
     max_model_len: int
     max_queue: int
+    queue_timeout: float = 0.0
 
 
 class Scheduler(ABC):
@@ -212,6 +216,11 @@ class Scheduler(ABC):
     @abstractmethod
     def finished(self, seq: Sequence) -> None:
         """The sequence is over: free its blocks."""
+
+    @property
+    def preemption_count(self) -> int:
+        """How many times a running sequence has lost its place since the start."""
+        return 0
 
     @property
     @abstractmethod
