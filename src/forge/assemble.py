@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from forge.config import AUTO, DEFAULT, NONE, Config, Origins
+from forge.engine.deadlines import TimeLimits
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
 from forge.errors import ConfigError, ModelFileError, PluginError
@@ -118,20 +119,23 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         max_prefill_tokens=config.scheduler.max_prefill_tokens,
         max_model_len=max_model_len,
         max_queue=config.scheduler.max_queue,
+        queue_timeout=config.scheduler.queue_timeout,
     )
     if config.constraint.name != NONE:
         raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
-    drafter = config.drafter.name
+    drafter, cost = config.drafter.name, backend.cost()
     eos = dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
     parts = Parts(
         backend=backend,
         model=model,
         pages=pages,
         kv=kv,
-        scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits),
+        scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits, cost),
         sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
         drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
         tokenizer=tokenizer,
+        cost=cost,
+        time_limits=TimeLimits(config.scheduler.queue_timeout, config.scheduler.request_timeout),
         eos=tuple(token for token in eos if token < model.vocab_size),
         info=ModelInfo(
             architecture=checkpoint.architecture,

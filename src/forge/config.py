@@ -67,12 +67,18 @@ class KVCacheTable:
 
 @frozen
 class SchedulerTable:
-    """What a step holds at most (sequences, prompt tokens), and how many sequences may wait."""
+    """What a step holds at most (sequences, prompt tokens), how many sequences may wait, and for how long.
+
+    queue_timeout: seconds that a request may wait for its first step (503), and beyond which one that would have to is
+    refused at once (429). request_timeout: seconds from a request's arrival to its answer's end (504). 0: no limit.
+    """
 
     name: str = "continuous"
     max_batch_size: int = field(default=256, validator=between(1, MOST))
     max_prefill_tokens: int = field(default=4096, validator=between(1, MOST))
     max_queue: int = field(default=1024, validator=between(1, MOST))
+    queue_timeout: float = field(default=60.0, validator=ge(0))
+    request_timeout: float = field(default=0.0, validator=ge(0))
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -96,7 +102,7 @@ class ConstraintTable:
 class DrafterTable:
     """Who guesses the next tokens; "none": nobody."""
 
-    name: str = NONE
+    name: str = "ngram"
     options: Mapping[str, Any] = field(factory=dict)
 
 
@@ -105,7 +111,9 @@ class ServerTable:
     """The HTTP server.
 
     port: 0 for any free one. api_key_file: one key a line (default: no key needed). max_body_bytes: longer requests
-    get 413. drain_timeout: seconds that running answers have to end in after SIGTERM.
+    get 413. drain_timeout: seconds that running answers have to end in after SIGTERM. watchdog_timeout: seconds after
+    which an engine that says nothing is killed and started anew (0: never). request_log: a file for `forge replay`
+    (default: none). request_log_redact: what it leaves out, "answers" (digests instead) or "prompts" (both).
     """
 
     host: str = field(default="127.0.0.1", validator=min_len(1))
@@ -113,6 +121,9 @@ class ServerTable:
     api_key_file: str | None = None
     max_body_bytes: int = field(default=8 << 20, validator=between(1024, MOST))
     drain_timeout: float = field(default=30.0, validator=ge(0))
+    watchdog_timeout: float = field(default=120.0, validator=ge(0))
+    request_log: str | None = None
+    request_log_redact: Literal["nothing", "answers", "prompts"] = "nothing"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -181,8 +192,15 @@ FLAGS = (
     Flag("--kv-cache", ("kv_cache", "name"), str, "NAME", "KV cache."),
     Flag("--block-size", ("kv_cache", "options", "block_size"), int, "N", "Positions in a block of the KV cache."),
     Flag("--num-blocks", ("kv_cache", "options", "num_blocks"), auto_or_int, "N|auto", "Blocks of the KV cache."),
+    Flag("--drafter", ("drafter", "name"), str, "NAME", "Who guesses tokens ahead; none: nobody."),
     Flag("--max-batch-size", ("scheduler", "max_batch_size"), int, "N", "Sequences in one step."),
     Flag("--max-prefill-tokens", ("scheduler", "max_prefill_tokens"), int, "N", "Prompt tokens in one step."),
+    Flag("--max-queue", ("scheduler", "max_queue"), int, "N", "Sequences that may wait; more get 429."),
+    Flag(
+        "--queue-timeout", ("scheduler", "queue_timeout"), float, "SECONDS", "How long a request may wait; 0: forever."
+    ),
+    Flag("--request-timeout", ("scheduler", "request_timeout"), float, "SECONDS", "For a whole answer; 0: any time."),
+    Flag("--request-log", ("server", "request_log"), str, "FILE", "Log requests and answers, for `forge replay`."),
 )
 """Every flag that overrides the file."""
 

@@ -77,6 +77,22 @@ class QueueFull(ForgeError):
     code = "queue_full"
 
 
+class QueueTimeout(ForgeError):
+    """The request has waited for as long as `scheduler.queue_timeout` allows, and not been begun."""
+
+    status = 503
+    type = "server_error"
+    code = "queue_timeout"
+
+
+class DeadlineExceeded(ForgeError):
+    """The answer took longer than `scheduler.request_timeout` allows."""
+
+    status = 504
+    type = "server_error"
+    code = "deadline_exceeded"
+
+
 class EngineUnavailable(ForgeError):
     """The engine is loading, has died, or the server is shutting down."""
 
@@ -125,6 +141,7 @@ BY_CODE: dict[str, type[ForgeError]] = {
     cls.code: cls
     for cls in (
         InvalidRequest, ContextLengthExceeded, Unauthorized, NotFound, ModelNotFound, PayloadTooLarge, QueueFull,
+        QueueTimeout, DeadlineExceeded,
         EngineUnavailable, EngineFault, ConfigError, PluginError, ModelFileError, UnsupportedModel, ModelSourceError,
     )
 }  # fmt: skip

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
+import attrs
 from attrs import define, field, frozen
 
 from forge import assemble, models, plugins
-from forge.config import from_keywords, load_config
+from forge.config import Config, Origins, from_keywords, load_config
 from forge.engine.channel import LocalChannel
 from forge.engine.request import (
     Abort,
@@ -82,7 +83,18 @@ class LLM:
     def __init__(self, model: str | Path | None = None, *, config: str | Path | None = None, **flags: Any) -> None:
         if model is not None:
             flags["model_path"] = str(model)
-        self.config, origins = load_config(None if config is None else Path(config), from_keywords(flags))
+        self._load(*load_config(None if config is None else Path(config), from_keywords(flags)))
+
+    @classmethod
+    def configured(cls, config: Config, origins: Origins) -> LLM:
+        """With a configuration that has been read already."""
+        llm = cls.__new__(cls)
+        llm._load(config, origins)
+        return llm
+
+    def _load(self, config: Config, origins: Origins) -> None:
+        # A list of prompts waits for itself: only a server has others to protect.
+        self.config = attrs.evolve(config, scheduler=attrs.evolve(config.scheduler, queue_timeout=0.0))
         self._registry = plugins.load(allow=self.config.plugins.allow, deny=self.config.plugins.deny)
         assemble.component_options(self.config, origins, self._registry)
         self._path = models.resolve(self.config.model.path, self._registry)
@@ -144,6 +156,10 @@ class LLM:
         if isinstance(prompt, str) or (_is_list(prompt) and prompt and isinstance(prompt[0], int)):
             return self._stream(self._text_request(prompt, fields))
         return self._stream(self._chat_request(prompt, fields))
+
+    def run(self, requests: Sequence[Request]) -> list[Output]:
+        """Answer requests in the engine's own terms, as a request log holds them."""
+        return self._collect(requests)
 
     def close(self) -> None:
         """Stop the engine. The model's memory goes with this object."""

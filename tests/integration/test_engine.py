@@ -13,7 +13,7 @@ from attrs import evolve
 
 from forge.builtin.sampler import DefaultSampler
 from forge.engine.engine import Engine
-from forge.engine.request import Request
+from forge.engine.request import Request, Usage
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.backend import Backend, StepInputs
 from forge.interfaces.drafter import Drafter
@@ -26,6 +26,11 @@ EOS = 2
 
 Run = Callable[..., Any]
 Refit = Callable[..., Engine]
+
+
+def counts(usage: Usage) -> tuple[int, int, int]:
+    """What of an answer's usage doesn't depend on drafts and times."""
+    return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -182,7 +187,7 @@ def test_drafts_change_no_token_and_right_ones_save_steps(
     for request in requests:
         assert found.tokens(request.id) == plain.tokens(request.id)
         assert found.text(request.id) == plain.text(request.id)
-        assert found.last(request.id).usage == plain.last(request.id).usage
+        assert counts(found.last(request.id).usage) == counts(plain.last(request.id).usage)
     accepted = sum(a for _, a in drafter.observed)
     assert accepted > 0 if wrong_every != 1 else accepted == 0
     assert drafter.released == len(requests)

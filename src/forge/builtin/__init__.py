@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from forge.builtin.ngram import NgramOptions
+from forge.builtin.policy import ContinuousOptions
 from forge.hookspecs import Component, Probe, hookimpl
 from forge.interfaces.options import DenseOptions
 
@@ -40,6 +42,7 @@ def forge_schedulers() -> list[Component]:
         Component(
             "continuous",
             factory="forge.builtin.scheduler:ContinuousScheduler",
+            options=ContinuousOptions,
             summary="continuous batching of decodes and prompt chunks, preemption with recompute",
         )
     ]
@@ -53,6 +56,19 @@ def forge_samplers() -> list[Component]:
             "default",
             factory="forge.builtin.sampler:DefaultSampler",
             summary="temperature, top-k, top-p, min-p, penalties, biases, log-probabilities",
+        )
+    ]
+
+
+@hookimpl
+def forge_drafters() -> list[Component]:
+    """Guessing by looking back."""
+    return [
+        Component(
+            "ngram",
+            factory="forge.builtin.ngram:NgramDrafter",
+            options=NgramOptions,
+            summary="what followed the last time that prompt or answer went like this",
         )
     ]
 

@@ -1,16 +1,29 @@
 """The continuous scheduler: every step takes one token of each decoding sequence, and prompt chunks up to a budget.
 
-Policy only, on top of any `KVCache`: it never looks at token values and doesn't know what they're computed with.
+Policy only, on top of any `KVCache`: it never looks at token values. What they're computed with it knows by its cost.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
+from forge.builtin.policy import (
+    PROBE_STEPS,
+    PROBE_TOKENS,
+    ContinuousOptions,
+    Pace,
+    affordable,
+    draft_limit,
+)
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
+from forge.interfaces.cost import StepCost
+from forge.interfaces.drafter import MAX_DRAFT
 from forge.interfaces.kv_cache import Growth, KVCache
 from forge.interfaces.scheduler import Batch, Scheduler, SchedulerLimits, Span
 
@@ -20,22 +33,27 @@ if TYPE_CHECKING:
 LONG_PROMPTS = 4
 """So many prompts that need several steps share the chunk budget; more would each take longer, and none end sooner."""
 
+MUCH_LONGER = 4
+"""Prompts with so many times the tokens left don't keep a shorter one waiting: they wouldn't notice it."""
+
 SHORT_PART = 8
-"""A prompt up to this part of the chunk budget is short: computed in one step, past long ones that wait."""
+"""A prompt up to this part of a step's chunk budget is short: computed in one step, past long ones that wait."""
+
+STARTS = 64
+"""So many sequences that have left the queue tell how fast it moves."""
+
+FEW_STARTS = 16
+"""Fewer tell nothing."""
 
 LOOKAHEAD = 256
 """So many waiting sequences are looked at in one step."""
 
-Rank = tuple[int, float, int]
-
-
-def rank(seq: Sequence) -> Rank:
-    """Who is served first and preempted last: by priority, then by arrival."""
-    return seq.priority, seq.arrival, seq.id
+Rank = tuple[float, int, int]
 
 
 class ContinuousScheduler(Scheduler):
-    """Ragged batches, first come first served within a priority.
+    """Ragged batches, first come first served within a priority; a step of priority counts as much as `aging` seconds
+    of waiting, so that nobody waits forever.
 
     A step, in this order:
 
@@ -44,23 +62,50 @@ class ContinuousScheduler(Scheduler):
        prompt. So the oldest always goes on.
     2. Waiting sequences are let in while there are seats, chunk budget and blocks for their whole prompt, plus one
        block for each sequence that will want another: letting one in never costs another its place soon after.
-    3. Prompts share the chunk budget: evenly within a priority, and what one doesn't need goes to the others.
-    4. Drafts get what blocks are left, and are dropped where there are none.
+    3. Prompts share the chunk budget: evenly within a priority, and what one doesn't need goes to the others. The
+       budget is what may be computed beside this step's decodes without holding them up (see `Pace`).
+    4. Drafts get what blocks are left, as far as they're expected to bring more than they cost.
 
     A waiting sequence whose prefix another one is computing is passed over. It keeps the blocks it has found, which
     that other one holds as well; they're given up before anybody is preempted.
     """
 
-    def __init__(self, kv: KVCache, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        kv: KVCache,
+        limits: SchedulerLimits,
+        cost: StepCost | None = None,
+        options: ContinuousOptions | None = None,
+    ) -> None:
         self.kv = kv
         self.limits = limits
+        self.cost = cost
+        self.options = options or ContinuousOptions()
         self.preemptions = 0
-        self._running = _Ranked()
-        self._waiting = _Ranked()
+        self._pace = Pace(None if isinstance(self.options.step_time, str) else self.options.step_time)
+        self._running = _Ranked(self.rank)
+        self._waiting = _Ranked(self.rank)
         self._pinned: dict[int, Sequence] = {}
         self._counted: set[int] = set()
         """Sequences whose cached tokens have been counted: those that have run before."""
-        self._short = max(1, limits.max_prefill_tokens // SHORT_PART)
+        self._budget = limits.max_prefill_tokens
+        """Prompt tokens of this step."""
+        self._starts: deque[float] = deque(maxlen=STARTS)
+        """When the last sequences left the queue."""
+        self._dear = 0
+        """Steps whose drafts weren't worth their cost."""
+
+    def rank(self, seq: Sequence) -> Rank:
+        """Who is served first and preempted last: by priority and arrival, weighed against each other."""
+        return seq.arrival + self.options.aging * seq.priority, seq.priority, seq.id
+
+    @property
+    def preemption_count(self) -> int:
+        return self.preemptions
+
+    @property
+    def draft_limit(self) -> int:
+        return MAX_DRAFT if self.cost is None else draft_limit(self.cost, len(self._running))
 
     @property
     def running(self) -> Seq[Sequence]:
@@ -76,7 +121,7 @@ class ContinuousScheduler(Scheduler):
         """Refuse what can't be served.
 
         Errors: `InvalidRequest` for an empty prompt, or more choices than could ever wait; `ContextLengthExceeded`;
-        `QueueFull`, with a second to wait for each full batch that is queued.
+        `QueueFull`, also where the queue is so slow that they'd wait longer than it allows, with the seconds to wait.
         """
         if prompt_len < 1:
             raise InvalidRequest("the prompt is empty", param="prompt")
@@ -86,7 +131,24 @@ class ContinuousScheduler(Scheduler):
             raise InvalidRequest(f"{choices} answers are asked for, but only {queue} may wait at a time", param="n")
         if len(self._waiting) + choices > queue:
             message = f"{len(self._waiting)} sequences wait and {choices} more would exceed {queue}; try again later"
-            raise QueueFull(message, retry_after=1 + len(self._waiting) // self.limits.max_batch_size)
+            raise QueueFull(message, retry_after=self._retry_after())
+        wait, longest = self._expected_wait(), self.limits.queue_timeout
+        if longest and wait > longest:
+            message = (
+                f"{len(self._waiting)} sequences wait, which takes {wait:.0f} s, more than {longest:g}; try again later"
+            )
+            raise QueueFull(message, retry_after=self._retry_after())
+
+    def _expected_wait(self) -> float:
+        """Seconds that a sequence would wait which came now, by how fast the queue has moved; 0 if nobody knows."""
+        if len(self._starts) < FEW_STARTS or not self._waiting:
+            return 0.0
+        return len(self._waiting) * (time.monotonic() - self._starts[0]) / len(self._starts)
+
+    def _retry_after(self) -> int:
+        """When the queue may be half as long, in whole seconds."""
+        wait = self._expected_wait()
+        return max(1, math.ceil(wait / 2)) if wait else 1 + len(self._waiting) // self.limits.max_batch_size
 
     def add(self, seq: Sequence) -> None:
         self._check_length(seq.prompt_len, seq.max_len)
@@ -130,11 +192,33 @@ class ContinuousScheduler(Scheduler):
             elif todo > 1:
                 prompts.append(seq)
             position += 1
+        self._budget = self._prompt_tokens(len(decodes))
         if self._waiting and self.preemptions == preemptions:
             prompts += self._admit(prompts)
-        spans = [self._decode(seq, drafts.get(seq.id, ())) for seq in decodes]
-        spans += [Span(seq, seq.num_computed, chunk) for seq, chunk in zip(prompts, self._chunks(prompts)) if chunk]
+        chunks = self._chunks(prompts)
+        kept = self._worthwhile(drafts, decodes, len(decodes) + sum(chunks))
+        spans = [self._decode(seq, kept.get(seq.id, ())) for seq in decodes]
+        spans += [Span(seq, seq.num_computed, chunk) for seq, chunk in zip(prompts, chunks) if chunk]
         return Batch(tuple(spans)) if spans else None
+
+    def _prompt_tokens(self, decodes: int) -> int:
+        """The chunk budget beside so many decodes."""
+        most = self.limits.max_prefill_tokens
+        return most if self.cost is None else self._pace.prompt_tokens(self.cost, decodes, most)
+
+    def _worthwhile(self, drafts: Mapping[int, Seq[int]], decodes: Seq[Sequence], rows: int) -> Mapping[int, Seq[int]]:
+        """The beginnings of these drafts that pay in a step of `rows` other rows; now and then one that doesn't seem to."""
+        if self.cost is None or not drafts:
+            return drafts
+        acceptance = {seq.id: seq.acceptance for seq in decodes if drafts.get(seq.id)}
+        lengths = {seq_id: len(drafts[seq_id]) for seq_id in acceptance}
+        kept = affordable(self.cost, rows, acceptance, lengths)
+        if lengths and not kept:
+            self._dear += 1
+            if self._dear % PROBE_STEPS == 0:
+                best = max(acceptance, key=lambda seq_id: acceptance[seq_id])
+                kept = {best: PROBE_TOKENS}
+        return {seq_id: drafts[seq_id][:count] for seq_id, count in kept.items()}
 
     def _decode(self, seq: Sequence, drafts: Seq[int]) -> Span:
         """The span of a decoding sequence, with as many of its drafts as it may use and there's room for."""
@@ -147,11 +231,15 @@ class ContinuousScheduler(Scheduler):
         kept = tuple(drafts[: max(0, wanted)])
         return Span(seq, seq.num_computed, 1 + len(kept), kept)
 
+    @property
+    def _short(self) -> int:
+        return max(1, self._budget // SHORT_PART)
+
     def _chunks(self, prompts: Seq[Sequence]) -> list[int]:
         """How many tokens of each prompt to compute: its claim (see `_admit`), then the rest by priority."""
         todo = [len(seq.tokens) - seq.num_computed for seq in prompts]
-        chunks = fair_shares(self.limits.max_prefill_tokens, [min(tokens, self._short) for tokens in todo])
-        rest = self.limits.max_prefill_tokens - sum(chunks)
+        chunks = fair_shares(self._budget, [min(tokens, self._short) for tokens in todo])
+        rest = self._budget - sum(chunks)
         for priority in sorted({seq.priority for seq in prompts}):
             peers = [i for i, seq in enumerate(prompts) if seq.priority == priority]
             for i, more in zip(peers, fair_shares(rest, [todo[i] - chunks[i] for i in peers])):
@@ -199,21 +287,20 @@ class ContinuousScheduler(Scheduler):
         """Let waiting sequences in, next one first; returns them.
 
         Each prompt in progress has a claim on the budget: a short one on all it needs, a long one on as much as would
-        be short. Claims never exceed the budget, so everybody gets at least that. Where too many long prompts of the
-        same or a better priority are in progress, one that waits may be passed by short ones, which are gone after
-        this step: nobody waits for those who come after them.
+        be short. Claims never exceed the budget, so everybody gets at least that (until the budget shrinks, because
+        others decode). Where too many prompts of the same or a better priority and of no other order of length are in
+        progress, one that waits may be passed by much shorter ones: it's the first to take their place.
         """
         seats = self.limits.max_batch_size - len(self._running)
         todo = [len(seq.tokens) - seq.num_computed for seq in in_progress]
-        budget = self.limits.max_prefill_tokens - sum(min(tokens, self._short) for tokens in todo)
+        budget = self._budget - sum(min(tokens, self._short) for tokens in todo)
         if seats <= 0 or budget <= 0:
             return []
-        long = [seq.priority for seq, tokens in zip(in_progress, todo) if tokens > self._short]
+        long = [(seq.priority, tokens) for seq, tokens in zip(in_progress, todo) if tokens > self._short]
         reserve = sum(map(self._will_grow, self._running))
         admitted: list[Sequence] = []
         for seq in self._waiting.first(LOOKAHEAD):
-            crowded = sum(priority <= seq.priority for priority in long) >= LONG_PROMPTS
-            if crowded and len(seq.tokens) > self._short:
+            if len(seq.tokens) > self._short and _crowded(seq, long):
                 continue
             found = self._attach(seq)
             tokens = len(seq.tokens) - found
@@ -228,7 +315,7 @@ class ContinuousScheduler(Scheduler):
             budget -= claim
             reserve += self._will_grow(seq)
             if tokens > self._short:
-                long.append(seq.priority)
+                long.append((seq.priority, tokens))
             if budget <= 0 or len(admitted) == seats:
                 break
         return admitted
@@ -254,10 +341,18 @@ class ContinuousScheduler(Scheduler):
         seq.num_computed = found
         if seq.id not in self._counted:
             seq.num_cached = min(found, seq.prompt_len)
+            seq.cache_miss = self.kv.explain(seq)
+            self._starts.append(time.monotonic())
             self._counted.add(seq.id)
         del self._pinned[seq.id]
         self._waiting.discard(seq)
         self._running.add(seq)
+
+
+def _crowded(seq: Sequence, long: Seq[tuple[int, int]]) -> bool:
+    """Whether enough prompts (priority, tokens left) are in progress for this one to wait for the end of one."""
+    limit = MUCH_LONGER * len(seq.tokens)
+    return sum(priority <= seq.priority and left <= limit for priority, left in long) >= LONG_PROMPTS
 
 
 def fair_shares(budget: int, wants: Seq[int]) -> list[int]:
@@ -276,7 +371,8 @@ def fair_shares(budget: int, wants: Seq[int]) -> list[int]:
 class _Ranked:
     """Sequences in order of rank; to find one by id, or its place, takes no search through all."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: Callable[[Sequence], Rank]) -> None:
+        self._rank = rank
         self._order: list[Sequence] = []
         self._by_id: dict[int, Sequence] = {}
 
@@ -296,9 +392,9 @@ class _Ranked:
         return self._by_id.get(seq_id)
 
     def add(self, seq: Sequence) -> None:
-        insort(self._order, seq, key=rank)
+        insort(self._order, seq, key=self._rank)
         self._by_id[seq.id] = seq
 
     def discard(self, seq: Sequence) -> None:
         if self._by_id.pop(seq.id, None) is not None:
-            del self._order[bisect_left(self._order, rank(seq), key=rank)]
+            del self._order[bisect_left(self._order, self._rank(seq), key=self._rank)]

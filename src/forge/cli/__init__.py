@@ -153,6 +153,34 @@ def bench(json_path: Path | None, raw: bool, plot_path: Path | None, slo: tuple[
         sys.exit(1)
 
 
+@cli.command()
+@click.argument("log_path", metavar="LOG", type=click.Path(path_type=Path))
+@click.option("--at-once", type=click.IntRange(1), default=8, show_default=True, help="Requests that run together.")
+@_configured
+def replay(config: Config, origins: Origins, log_path: Path, at_once: int) -> None:
+    """Run the requests of a log (server.request_log) on MODEL again and check that the same tokens come out.
+
+    The exit code is 1 if any differ, or if there was nothing to compare.
+    """
+    from collections import Counter
+
+    from forge.cli.replay import replay as compare
+    from forge.llm import LLM
+    from forge.server.request_log import read_log
+
+    logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s %(message)s")
+    entries = list(read_log(log_path))
+    outcomes: Counter[str] = Counter()
+    with LLM.configured(config, origins) as llm:
+        for comparison in compare(llm, entries, at_once):
+            outcomes[comparison.outcome] += 1
+            if comparison.outcome != "same":
+                click.echo(f"{comparison.request_id}: {comparison.outcome}: {comparison.detail}")
+    click.echo(f"{outcomes['same']} the same, {outcomes['different']} different, {outcomes['skipped']} skipped")
+    if outcomes["different"] or not outcomes["same"]:
+        sys.exit(1)
+
+
 @cli.command("config")
 @_json_option
 @_configured

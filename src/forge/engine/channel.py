@@ -19,16 +19,18 @@ from forge.engine.request import (
     Accepted,
     Deltas,
     FromEngine,
+    Inspect,
     LoadFailed,
     Ready,
     Refused,
+    Report,
     Start,
     Stop,
     Submit,
     ToEngine,
 )
 
-_KINDS: tuple[type, ...] = (Start, Submit, Abort, Stop, Ready, LoadFailed, Accepted, Refused, Deltas)
+_KINDS: tuple[type, ...] = (Start, Submit, Abort, Stop, Ready, LoadFailed, Accepted, Refused, Deltas, Inspect, Report)
 _NUMBER = {kind: i for i, kind in enumerate(_KINDS)}
 _DECODERS: tuple[msgspec.msgpack.Decoder[Any], ...] = tuple(msgspec.msgpack.Decoder(kind) for kind in _KINDS)
 _encode = msgspec.msgpack.Encoder().encode

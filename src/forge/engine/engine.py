@@ -13,12 +13,28 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from forge.engine.commit import commit
-from forge.engine.request import Abort, Accepted, Delta, Deltas, ErrorInfo, ModelInfo, Refused, Request, Stop, Submit
+from forge.engine.deadlines import Deadlines, TimeLimits
+from forge.engine.request import (
+    Abort,
+    Accepted,
+    Delta,
+    Deltas,
+    ErrorInfo,
+    Inspect,
+    ModelInfo,
+    Refused,
+    Report,
+    Request,
+    Stop,
+    Submit,
+)
 from forge.engine.sequence import LiveSequence
 from forge.errors import EngineFault, ForgeError, InvalidRequest
+from forge.interfaces.cost import StepCost
+from forge.interfaces.drafter import AcceptanceWindow
 from forge.interfaces.sampler import Picked, TokenLogprobs
 from forge.interfaces.scheduler import Batch, Span
 
@@ -36,13 +52,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_DRAFT = 16
-"""The longest draft that a drafter is asked for."""
+DRAFTS = 256
+"""So many of the last drafts of all sequences tell how likely a new sequence's is right."""
 
 
 @frozen
 class Parts:
-    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation."""
+    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost: what
+    steps take, which the scheduler asks and the engine tells.
+    """
 
     backend: Backend
     model: Model
@@ -54,6 +72,8 @@ class Parts:
     tokenizer: Tokenizer
     eos: tuple[int, ...]
     info: ModelInfo
+    cost: StepCost = field(factory=StepCost)
+    time_limits: TimeLimits = field(factory=TimeLimits)
 
 
 class Engine:
@@ -65,6 +85,10 @@ class Engine:
         """By request and choice: those that aren't over yet."""
         self._ids = itertools.count()
         self._failed: set[str] = set()
+        self._drafts = AcceptanceWindow(DRAFTS)
+        self._deadlines = Deadlines(parts.time_limits)
+        self._began = 0.0
+        self._steps = self._drafted = self._accepted = 0
 
     def run(self, channel: Channel) -> None:
         """Serve until the channel brings `Stop` or its other end is gone."""
@@ -75,14 +99,17 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Compute one batch and say what it brought; nothing to do brings nothing."""
+        self._began = time.monotonic()
+        deltas = self.expire(self._began)
         batch = self.parts.scheduler.schedule(self.speculate())
         if batch is None:
-            return []
-        deltas = []
+            return deltas
         for span, picked in self.compute(batch):
             delta = self.commit(span, picked)
             if delta is not None:
                 deltas.append(delta)
+        self._steps += 1
+        self.parts.cost.observe(batch.rows, time.monotonic() - self._began)
         return deltas
 
     @property
@@ -107,6 +134,8 @@ class Engine:
                         channel.send(Refused(request.id, ErrorInfo.of(error)))
                 case Abort(request_id):
                     self.abort(request_id)
+                case Inspect():
+                    channel.send(self.report())
                 case Stop():
                     return False
         return True
@@ -129,12 +158,13 @@ class Engine:
         parts.scheduler.check(prompt_len, max_len, request.n)
         live = self.requests[request.id] = {
             choice: LiveSequence(
-                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer
+                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer, self._drafts
             )
             for choice in range(request.n)
         }
         for seq in live.values():
             parts.scheduler.add(seq)
+            self._deadlines.add(seq)
 
     def abort(self, request_id: str) -> None:
         """Drop a request and all that it holds; unknown ids are fine, since it may have finished just now."""
@@ -142,16 +172,45 @@ class Engine:
             self.parts.scheduler.abort(seq.id)
             self._forget(seq)
 
+    def expire(self, now: float) -> list[Delta]:
+        """End what has taken too long; what its clients hear of it."""
+        deltas = []
+        for seq, error in self._deadlines.due(now):
+            if seq.finish_reason is None and seq.choice in self.requests.get(seq.request.id, {}):
+                delta = self._failed_with(seq, error)
+                if delta is not None:
+                    deltas.append(delta)
+        return deltas
+
+    def report(self) -> Report:
+        """How the engine is doing."""
+        parts = self.parts
+        usage = parts.kv.usage()
+        return Report(
+            running=len(parts.scheduler.running),
+            waiting=len(parts.scheduler.waiting),
+            used_blocks=usage.used,
+            cached_blocks=usage.cached,
+            free_blocks=usage.free,
+            hits=usage.hits,
+            queries=usage.queries,
+            preemptions=parts.scheduler.preemption_count,
+            steps=self._steps,
+            drafted=self._drafted,
+            accepted=self._accepted,
+        )
+
     # -- the step
 
     def speculate(self) -> Mapping[int, Seq[int]]:
         """Drafts by sequence id, for those that are decoding."""
         drafter = self.parts.drafter
-        if drafter is None:
+        longest = self.parts.scheduler.draft_limit
+        if drafter is None or not longest:
             return {}
         drafts = {}
         for seq in self.parts.scheduler.running:
-            limit = min(MAX_DRAFT, seq.max_len - len(seq.tokens) - 1)
+            limit = min(longest, seq.max_len - len(seq.tokens) - 1)
             if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
                 draft = self._guarded(self._propose, drafter, seq, limit)
                 if draft:
@@ -186,22 +245,36 @@ class Engine:
         """Take a span's draws into its sequence, and end it where it's over or has failed."""
         parts, seq = self.parts, span.seq
         assert isinstance(seq, LiveSequence)
-        error = None
+        if seq.started is None:
+            seq.started = self._began
         if isinstance(picked, ForgeError):
-            seq.finish_reason, error = "error", ErrorInfo.of(picked)
-        else:
-            commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
-            if span.drafts and parts.drafter is not None:
-                self._guarded(parts.drafter.observe, seq, span.drafts, max(0, len(picked.tokens) - 1))
-        delta = seq.delta(error)
+            return self._failed_with(seq, picked)
+        commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
+        if span.drafts and parts.drafter is not None:
+            accepted = max(0, len(picked.tokens) - 1)
+            self._drafted += len(span.drafts)
+            self._accepted += accepted
+            seq.drafts_checked(len(span.drafts), accepted)
+            self._guarded(parts.drafter.observe, seq, span.drafts, accepted)
+        delta = seq.delta()
         if seq.finish_reason is not None:
-            parts.scheduler.finished(seq)
-            self._forget(seq)
-            live = self.requests[seq.request.id]
-            del live[seq.choice]
-            if not live:
-                del self.requests[seq.request.id]
+            self._conclude(seq)
         return delta
+
+    def _failed_with(self, seq: LiveSequence, error: ForgeError) -> Delta | None:
+        """End a sequence with an error."""
+        seq.finish_reason = "error"
+        self._conclude(seq)
+        return seq.delta(ErrorInfo.of(error))
+
+    def _conclude(self, seq: LiveSequence) -> None:
+        """A sequence is over: give back what it holds."""
+        self.parts.scheduler.finished(seq)
+        self._forget(seq)
+        live = self.requests[seq.request.id]
+        del live[seq.choice]
+        if not live:
+            del self.requests[seq.request.id]
 
     def _forget(self, seq: LiveSequence) -> None:
         self._guarded(self.parts.sampler.release, seq)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from forge.errors import BY_CODE, ForgeError
+from forge.interfaces.kv_cache import CacheMiss
 from forge.interfaces.sampler import SamplingParams, TokenLogprobs
 
 FinishReason = Literal["stop", "length", "error"]
@@ -38,11 +39,20 @@ class Request:
 
 @frozen
 class Usage:
-    """Token counts of one answer. cached_tokens: of the prompt, found in the KV cache."""
+    """Token counts of one answer.
+
+    cached_tokens: of the prompt, found in the KV cache. drafted_tokens: guessed by a drafter and checked by the model;
+    accepted_tokens: of those, the ones that became part of the answer. queue_seconds: from its arrival to its first
+    step. cache_miss: why no more of the prompt was found; None if all was that could be.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    queue_seconds: float = 0.0
+    cache_miss: CacheMiss | None = None
 
 
 @frozen
@@ -117,6 +127,11 @@ class Stop:
     """Finish: drop what is running and leave. The server waits for its streams before it says so."""
 
 
+@frozen
+class Inspect:
+    """Say how you are. Answered with a `Report` between two steps."""
+
+
 # ------------------------------------------------------------------------------------------------- engine to server
 
 
@@ -169,5 +184,26 @@ class Deltas:
     deltas: list[Delta]
 
 
-ToEngine = Start | Submit | Abort | Stop
-FromEngine = Ready | LoadFailed | Accepted | Refused | Deltas
+@frozen
+class Report:
+    """How the engine is: what it holds now, and counts since its start.
+
+    running, waiting: sequences. blocks: of the KV cache, by state. hits and queries: prompt tokens found in it, and
+    looked up. drafted and accepted: draft tokens checked, and right.
+    """
+
+    running: int
+    waiting: int
+    used_blocks: int
+    cached_blocks: int
+    free_blocks: int
+    hits: int
+    queries: int
+    preemptions: int
+    steps: int
+    drafted: int
+    accepted: int
+
+
+ToEngine = Start | Submit | Abort | Stop | Inspect
+FromEngine = Ready | LoadFailed | Accepted | Refused | Deltas | Report

@@ -6,9 +6,17 @@ from collections.abc import Sequence as Seq
 
 from forge.engine.request import Delta, ErrorInfo, FinishReason, Request, Usage
 from forge.interfaces.constraint import Matcher
+from forge.interfaces.drafter import AcceptanceWindow
+from forge.interfaces.kv_cache import CacheMiss
 from forge.interfaces.sampler import SamplingParams, TokenLogprobs
 from forge.text.detokenizer import Detokenizer, StopStrings
 from forge.text.tokenizer import Tokenizer
+
+WINDOW = 32
+"""So many of a sequence's last drafts tell how likely its next one is right."""
+
+LEAN = 4.0
+"""How many tries the acceptance of all sequences counts for in one sequence's."""
 
 
 class LiveSequence:
@@ -17,7 +25,15 @@ class LiveSequence:
     """
 
     def __init__(
-        self, id: int, request: Request, choice: int, max_len: int, arrival: float, eos: Seq[int], tokenizer: Tokenizer
+        self,
+        id: int,
+        request: Request,
+        choice: int,
+        max_len: int,
+        arrival: float,
+        eos: Seq[int],
+        tokenizer: Tokenizer,
+        drafts: AcceptanceWindow,
     ) -> None:
         self.id = id
         self.request = request
@@ -28,6 +44,8 @@ class LiveSequence:
         self.arrival = arrival
         self.num_computed = 0
         self.num_cached = 0
+        self.cache_miss: CacheMiss | None = None
+        self.started: float | None = None
         self.matcher: Matcher | None = None
         self.eos = frozenset(request.stop_token_ids if request.ignore_eos else [*request.stop_token_ids, *eos])
         self.banned: Seq[int] = tuple(eos) if request.ignore_eos else ()
@@ -38,6 +56,8 @@ class LiveSequence:
         self._pending_ids: list[int] = []
         self._pending_logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: list[TokenLogprobs] = []
+        self._drafts, self._all_drafts = AcceptanceWindow(WINDOW), drafts
+        self.drafted = self.accepted = 0
         self._scored = 1  # the first prompt token follows nothing, so that it has no score
 
     @property
@@ -51,6 +71,17 @@ class LiveSequence:
     @property
     def prompt_logprobs(self) -> bool:
         return self.request.prompt_logprobs
+
+    @property
+    def acceptance(self) -> float:
+        return self._drafts.rate(prior=self._all_drafts.rate(prior=0.5, weight=LEAN), weight=LEAN)
+
+    def drafts_checked(self, proposed: int, accepted: int) -> None:
+        """Of a draft of `proposed` tokens the first `accepted` were right."""
+        self._drafts.add(proposed, accepted)
+        self._all_drafts.add(proposed, accepted)
+        self.drafted += proposed
+        self.accepted += accepted
 
     def append(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """Take a token in; sets `finish_reason` if it's the last one."""
@@ -99,4 +130,12 @@ class LiveSequence:
         return delta
 
     def _usage(self) -> Usage:
-        return Usage(self.prompt_len, len(self.tokens) - self.prompt_len, self.num_cached)
+        return Usage(
+            prompt_tokens=self.prompt_len,
+            completion_tokens=len(self.tokens) - self.prompt_len,
+            cached_tokens=self.num_cached,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
+            queue_seconds=0.0 if self.started is None else self.started - self.arrival,
+            cache_miss=self.cache_miss,
+        )

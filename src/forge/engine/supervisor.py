@@ -10,8 +10,9 @@ import contextlib
 import logging
 import socket
 import sys
+import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -22,10 +23,12 @@ from forge.engine.request import (
     Accepted,
     Delta,
     Deltas,
+    Inspect,
     LoadFailed,
     ModelInfo,
     Ready,
     Refused,
+    Report,
     Request,
     Start,
     Stop,
@@ -48,6 +51,29 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between an engine's death and its restart; doubled each time it dies before it's ready."""
 
 
+REPORT_SECONDS = 2.0
+"""How long to wait for an engine's report before the last one has to do."""
+
+WATCHES = 4
+"""How often an engine is asked for a sign of life within the watchdog's time."""
+
+
+class Observer(Protocol):
+    """Hears of requests as they come and go, in the server's event loop."""
+
+    def accepted(self, request: Request) -> None:
+        """The engine has taken a request."""
+
+    def refused(self, request: Request, error: ForgeError) -> None:
+        """The engine hasn't."""
+
+    def gained(self, request: Request, delta: Delta) -> None:
+        """An answer's delta has come from the engine."""
+
+    def over(self, request: Request, error: ForgeError | None) -> None:
+        """All answers have ended. error: what ended them before their time, an abort included."""
+
+
 class Answer:
     """What the engine says to one request: iterate over its deltas until all choices are over.
 
@@ -57,10 +83,11 @@ class Answer:
 
     def __init__(self, client: EngineClient, request: Request) -> None:
         self._client = client
-        self._request_id = request.id
+        self.request = request
         self._unread = self._undelivered = request.n
         self._waiting: dict[int, Delta] = {}
         self._error: ForgeError | None = None
+        self.accepted = False
         self._news = asyncio.Event()
 
     def __aiter__(self) -> Answer:
@@ -82,7 +109,7 @@ class Answer:
 
     def abort(self) -> None:
         """Tell the engine that nobody listens any more. Idempotent; fine after the end too."""
-        self._client.abort(self._request_id)
+        self._client.abort(self.request.id)
 
     def deliver(self, delta: Delta) -> bool:
         """Called by the client for each delta of this request; whether it was the last one of the last choice."""
@@ -113,13 +140,19 @@ class EngineClient:
     """One engine process, kept alive.
 
     state: "loading" (the first start), "ready", "restarting" (it died), "failed" (it can't start), "stopped". detail:
-    the same in a sentence. info: what it has loaded, once it's ready.
+    the same in a sentence. info: what it has loaded, once it's ready. observers: who hears of requests.
     """
 
     def __init__(self, config: Config, model_path: Path) -> None:
         self.state: State = "loading"
         self.detail = "the engine is loading the model"
         self.info: ModelInfo | None = None
+        self.observers: list[Observer] = []
+        self.restarts = 0
+        self._watchdog_timeout = config.server.watchdog_timeout
+        self._heard = 0.0
+        self._report: Report | None = None
+        self._reported = asyncio.Event()
         self._start_message = Start(to_dict(config), str(model_path))
         self._accepting: dict[str, asyncio.Future[None]] = {}
         self._answers: dict[str, Answer] = {}
@@ -127,6 +160,7 @@ class EngineClient:
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._started: asyncio.Future[ModelInfo] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
     async def start(self) -> None:
@@ -149,16 +183,31 @@ class EngineClient:
         try:
             self._send(Submit(request))
             await accepted
-        except BaseException:  # refused, or the caller was cancelled: then the engine has to know
+        except BaseException as error:  # refused, or the caller was cancelled: then the engine has to know
+            if isinstance(error, ForgeError):
+                self._tell("refused", request, error)
             self.abort(request.id)
             raise
         return answer
 
+    async def report(self) -> Report | None:
+        """How the engine is, or was when it last said so; None if it never did."""
+        if self.state == "ready":
+            self._reported.clear()
+            self._send(Inspect())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reported.wait(), REPORT_SECONDS)
+        return self._report
+
     def abort(self, request_id: str) -> None:
         """Drop a request. Idempotent."""
         self._accepting.pop(request_id, None)
-        if self._answers.pop(request_id, None) is not None and self.state == "ready":
-            self._send(Abort(request_id))
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            if answer.accepted:
+                self._tell("over", answer.request, ForgeError("aborted"))
+            if self.state == "ready":
+                self._send(Abort(request_id))
 
     async def stop(self) -> None:
         """End the engine process; running requests fail."""
@@ -195,6 +244,7 @@ class EngineClient:
                 return
             pause = FIRST_PAUSE if was_ready else min(2 * pause, LONGEST_PAUSE)
             log.error("%s in %.1f s", self.detail, pause)
+            self.restarts += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
@@ -210,9 +260,11 @@ class EngineClient:
                 )  # fmt: skip
             reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
             self._send(self._start_message)
+            self._watch = asyncio.create_task(self._watch_over(self._process))
             while not self._stop.is_set():
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
                 message = decode(await reader.readexactly(length))
+                self._heard = time.monotonic()
                 if isinstance(message, LoadFailed):
                     return message.error.exception()
                 self._receive(message)
@@ -223,11 +275,27 @@ class EngineClient:
             log.exception("the engine can't be reached")
             return EngineUnavailable(f"it can't be reached: {type(error).__name__}: {error}")
         finally:
+            if self._watch is not None:
+                self._watch.cancel()
             if self._writer is not None:
                 self._writer.close()
             elif ours is not None:
                 ours.close()
             self._writer = None
+
+    async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
+        """Kill an engine that gives no sign of life between two of its steps for too long. Loading takes what it takes."""
+        timeout = self._watchdog_timeout
+        while timeout:
+            await asyncio.sleep(timeout / WATCHES)
+            if self.state != "ready":
+                continue
+            silent = time.monotonic() - self._heard
+            if silent > timeout:
+                log.error("the engine has said nothing for %.0f s (server.watchdog_timeout) and is killed", silent)
+                process.kill()
+                return
+            self._send(Inspect())
 
     async def _cause_of_death(self) -> ForgeError:
         """What a process that closed its channel died of; one that lingers is left to `_reap`."""
@@ -248,13 +316,20 @@ class EngineClient:
             self._process.kill()
             await self._process.wait()
 
-    def _receive(self, message: Ready | Accepted | Refused | Deltas) -> None:
+    def _receive(self, message: Ready | Accepted | Refused | Deltas | Report) -> None:
         match message:
             case Deltas(deltas):
                 for delta in deltas:
                     answer = self._answers.get(delta.request_id)
-                    if answer is not None and answer.deliver(delta):
+                    if answer is None:
+                        continue
+                    self._tell("gained", answer.request, delta)
+                    if answer.deliver(delta):
                         del self._answers[delta.request_id]
+                        self._tell("over", answer.request, None)
+            case Report():
+                self._report = message
+                self._reported.set()
             case Accepted(request_id):
                 self._settle(request_id, None)
             case Refused(request_id, error):
@@ -270,6 +345,9 @@ class EngineClient:
         if accepted is None or accepted.done():
             return
         if error is None:
+            answer = self._answers[request_id]
+            answer.accepted = True
+            self._tell("accepted", answer.request)
             accepted.set_result(None)
         else:
             self._answers.pop(request_id, None)
@@ -282,11 +360,21 @@ class EngineClient:
             if not future.done():
                 future.set_exception(error)
         for answer in answers.values():
+            if answer.accepted:
+                self._tell("over", answer.request, error)
             answer.fail(error)
 
     def _set(self, state: State, detail: str) -> None:
         if self.state not in ("failed", "stopped") or state == "stopped":
             self.state, self.detail = state, detail
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        """Tell the observers; one that raises is a fault of its own, and no request's."""
+        for observer in self.observers:
+            try:
+                getattr(observer, event)(*arguments)
+            except Exception:
+                log.exception("%s.%s failed", type(observer).__name__, event)
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None:

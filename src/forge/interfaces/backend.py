@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from attrs import frozen
 
 from forge.errors import ConfigError
+from forge.interfaces.cost import StepCost
 from forge.interfaces.drawing import adjust, draw, most_probable
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
@@ -175,6 +176,10 @@ class Backend:
         except (OSError, ValueError):
             return free, total
         return max(0, min(free, limit - used)), min(total, limit)
+
+    def cost(self) -> StepCost:
+        """What steps on this backend take, for policies; new for each engine. As it is, learned from the steps that run."""
+        return StepCost()
 
     def prepare(self, parts: Seq[Weight], uses: Collection[Use]) -> Prepared:
         """Take over the weights ``[out_i, in]``, stacked along the output, for the given uses.

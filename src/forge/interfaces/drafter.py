@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,15 @@ if TYPE_CHECKING:
     from forge.interfaces.scheduler import Sequence
 
 
+MAX_DRAFT = 16
+"""The longest draft that is checked in one step."""
+
+
 class Drafter(ABC):
     """Proposes draft tokens. The factory is called without arguments, or with ``options=`` where it has some.
 
-    A draft never changes what is generated: it is accepted as far as it equals what would have been sampled.
+    A draft never changes what is generated: it is accepted as far as it equals what would have been sampled. How much
+    of a proposal is worth checking in a step is the scheduler's business.
     """
 
     @abstractmethod
@@ -21,7 +27,33 @@ class Drafter(ABC):
         """At most `limit` token ids that may follow ``seq.tokens``; empty when there's no good guess."""
 
     def observe(self, seq: Sequence, proposed: Seq[int], accepted: int) -> None:
-        """The first `accepted` of the `proposed` tokens were right."""
+        """Of the `proposed` tokens, those that were checked, the first `accepted` were right."""
 
     def release(self, seq: Sequence) -> None:
         """The sequence is over: forget it. Unknown sequences are fine."""
+
+
+class AcceptanceWindow:
+    """How often draft tokens were right, in the last `size` drafts.
+
+    A draft token is tried if all before it were right. So a draft of 8 whose first 3 were right says: 3 of 4 tries.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._drafts: deque[tuple[int, int]] = deque(maxlen=size)
+        self._right = self._tried = 0
+
+    def add(self, proposed: int, accepted: int) -> None:
+        """A draft of `proposed` tokens was checked, and `accepted` of them were right."""
+        if len(self._drafts) == self._drafts.maxlen:
+            right, tried = self._drafts[0]
+            self._right -= right
+            self._tried -= tried
+        tried = min(proposed, accepted + 1)
+        self._drafts.append((accepted, tried))
+        self._right += accepted
+        self._tried += tried
+
+    def rate(self, prior: float, weight: float) -> float:
+        """The share of tries that were right, as if `weight` more tries had been so at the rate `prior`."""
+        return (self._right + weight * prior) / (self._tried + weight)

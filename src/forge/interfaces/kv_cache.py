@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
@@ -69,6 +69,19 @@ class CacheUsage:
     queries: int
 
 
+@frozen
+class CacheMiss:
+    """Why a prompt's prefix was found no further than it was.
+
+    reason: ``"new"``: nothing that follows this beginning has been seen; ``"diverged"``: what has been seen goes on
+    differently from token `position` on; ``"evicted"``: it was there, and its blocks were needed; ``"disabled"``:
+    prefixes aren't reused here, or this prompt's tokens are scored. position: the first token that wasn't found.
+    """
+
+    reason: Literal["new", "diverged", "evicted", "disabled"]
+    position: int
+
+
 class KVCache(ABC):
     """Gives blocks to sequences. The factory is called with ``(shape)``, plus ``options=`` where it has some."""
 
@@ -111,6 +124,10 @@ class KVCache(ABC):
     @abstractmethod
     def table(self, seq: Sequence) -> Seq[int]:
         """The sequence's blocks, in order."""
+
+    def explain(self, seq: Sequence) -> CacheMiss | None:
+        """Why `attach` found no more for a sequence that is about to compute; None if all that may be was found."""
+        return None
 
     @abstractmethod
     def usage(self) -> CacheUsage:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
+from forge.interfaces.drafter import MAX_DRAFT
+
 if TYPE_CHECKING:
     from forge.interfaces.constraint import Matcher
-    from forge.interfaces.kv_cache import KVCache
+    from forge.interfaces.kv_cache import CacheMiss, KVCache
     from forge.interfaces.sampler import SamplingParams
 
 
@@ -51,6 +53,9 @@ class Sequence(Protocol):
     num_cached: int
     """How many prompt tokens were found in the cache when the sequence was first scheduled."""
 
+    cache_miss: CacheMiss | None
+    """Why it weren't more, as the cache says; set at the same time."""
+
     @property
     def choice(self) -> int:
         """Which of the request's n answers this is."""
@@ -74,6 +79,10 @@ class Sequence(Protocol):
     @property
     def matcher(self) -> Matcher | None:
         """Its grammar's state, if it is constrained."""
+
+    @property
+    def acceptance(self) -> float:
+        """How likely the next token of a draft is right, if those before it were; from what became of drafts so far."""
 
     @property
     def prompt_logprobs(self) -> bool:
@@ -158,18 +167,19 @@ class SchedulerLimits:
     """What bounds a batch and a queue.
 
     max_batch_size: sequences in one step. max_prefill_tokens: prompt tokens in one step. max_model_len: positions a
-    sequence may have. max_queue: sequences that may wait.
+    sequence may have. max_queue: sequences that may wait. queue_timeout: seconds that one may have to wait; 0: any.
     """
 
     max_batch_size: int
     max_prefill_tokens: int
     max_model_len: int
     max_queue: int
+    queue_timeout: float = 0.0
 
 
 class Scheduler(ABC):
-    """Chooses the spans of each step and whom to preempt. The factory is called with ``(kv, limits)``, plus
-    ``options=`` where the component has some.
+    """Chooses the spans of each step and whom to preempt. The factory is called with ``(kv, limits, cost)``, plus
+    ``options=`` where the component has some; `cost` says what steps take (`forge.interfaces.cost.StepCost`).
     """
 
     kv: KVCache
@@ -195,12 +205,22 @@ class Scheduler(ABC):
     def schedule(self, drafts: Mapping[int, Seq[int]]) -> Batch | None:
         """The next step's spans, with their blocks reserved; None when there is nothing to compute.
 
-        drafts: by sequence id; they are shed before anyone is preempted.
+        drafts: by sequence id; they are shed before anyone is preempted, and where they cost more than they bring.
         """
+
+    @property
+    def draft_limit(self) -> int:
+        """How long a draft may be to be of use in the next step; 0: none would be, so that nobody needs to guess."""
+        return MAX_DRAFT
 
     @abstractmethod
     def finished(self, seq: Sequence) -> None:
         """The sequence is over: free its blocks."""
+
+    @property
+    def preemption_count(self) -> int:
+        """How many times a running sequence has lost its place since the start."""
+        return 0
 
     @property
     @abstractmethod

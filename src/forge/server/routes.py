@@ -19,6 +19,7 @@ from forge.errors import ModelNotFound
 from forge.server import openai, stream
 from forge.server.body import parse_object
 from forge.server.connection import App, Request
+from forge.server.metrics import CONTENT_TYPE
 from forge.server.service import Service, TextParts, in_worker
 from forge.server.shapes import ChatShape, CompletionShape, EchoedPrompt, Identity, Shape, encode
 
@@ -43,6 +44,7 @@ def add_routes(app: App) -> None:
         ("/v1/models/<path:name>", one_model, "GET"),
         ("/tokenize", tokenize, "POST"),
         ("/detokenize", detokenize, "POST"),
+        ("/metrics", metrics, "GET"),
         ("/health", health, "GET"),
         ("/forge/v1/health", health, "GET"),
     ):
@@ -188,6 +190,11 @@ async def health(service: Service) -> Response:
     state, why = service.health()
     content = {"status": state, "detail": why or "requests are served", "model": service.model_id}
     return json_response(content, 200 if state == "ok" else 503)
+
+
+async def metrics(service: Service) -> Response:
+    """``GET /metrics``: for Prometheus."""
+    return Response(await service.metrics.text(), content_type=CONTENT_TYPE)
 
 
 async def tokenize(service: Service) -> Response:

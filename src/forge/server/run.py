@@ -17,11 +17,13 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
 
+from forge import __version__
 from forge.config import Config
 from forge.engine.supervisor import EngineClient
 from forge.errors import ConfigError
 from forge.models import ALIASES
 from forge.server.app import create_app
+from forge.server.request_log import RequestLog
 from forge.server.service import Service, TextParts
 
 if TYPE_CHECKING:
@@ -53,6 +55,10 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
     client = EngineClient(config, model_path)
     service = Service(client, model_id, names)
     app = create_app(config, service)
+    if config.server.request_log is not None:
+        fingerprint = f"forge-{__version__}-{config.backend.name}"
+        log_path = Path(config.server.request_log)
+        client.observers.append(RequestLog(log_path, config.server.request_log_redact, model_id, fingerprint))
     with listen(config.server.host, config.server.port) as listening:
         registry.notify("forge_app_created", app=app, client=client)
         stop = _signals()

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from forge.errors import ContextLengthExceeded, EngineUnavailable, ModelNotFound
 from forge.interfaces.loader import GenerationDefaults
 from forge.server.connection import InFlight
+from forge.server.metrics import Metrics
 
 if TYPE_CHECKING:
     from forge.engine.supervisor import EngineClient
@@ -58,7 +59,12 @@ class Service:
     text: TextParts | None = None
     in_flight: InFlight = field(factory=InFlight)
     logged_fields: set[str] = field(factory=set)
+    metrics: Metrics = field(init=False)
     created: int = field(factory=lambda: int(time.time()))
+
+    def __attrs_post_init__(self) -> None:
+        self.metrics = Metrics(self.client)
+        self.client.observers.append(self.metrics)
 
     def health(self) -> tuple[str, str]:
         """(state, why): ``"ok"``, ``"stopping"``, or the engine's state while it can't take requests."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from attrs import field, frozen
 
-from forge.engine.request import Delta
+from forge.engine.request import Delta, Usage
 from forge.server.logprobs import LegacyLogprobs, chat_logprobs, joined
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ class Counts:
     """Token counts of a whole response: each prompt once, all answers."""
 
     def __init__(self) -> None:
-        self._prompts: dict[int, tuple[int, int, int]] = {}
-        self._completion = 0
+        self._prompts: dict[int, tuple[int, Usage]] = {}
+        self._completion = self._drafted = self._accepted = 0
 
     def add(self, prompt: int, delta: Delta) -> None:
         """Take in a choice's last delta; others have no usage.
@@ -188,16 +188,26 @@ class Counts:
         if delta.usage is None:
             return
         self._completion += delta.usage.completion_tokens
+        self._drafted += delta.usage.drafted_tokens
+        self._accepted += delta.usage.accepted_tokens
         known = self._prompts.get(prompt)
         if known is None or delta.choice < known[0]:
-            self._prompts[prompt] = (delta.choice, delta.usage.prompt_tokens, delta.usage.cached_tokens)
+            self._prompts[prompt] = (delta.choice, delta.usage)
 
     def usage(self) -> dict[str, Any]:
-        """As OpenAI's ``usage``."""
-        prompt = sum(tokens for _, tokens, _ in self._prompts.values())
+        """As OpenAI's ``usage``; drafts count as its predictions. Why the cache had no more is said of the first prompt."""
+        usages = [usage for _, (_, usage) in sorted(self._prompts.items())]
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        details: dict[str, Any] = {"cached_tokens": sum(usage.cached_tokens for usage in usages)}
+        if usages and (miss := usages[0].cache_miss) is not None:
+            details["cache_miss"] = {"reason": miss.reason, "position": miss.position}
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self._completion,
             "total_tokens": prompt + self._completion,
-            "prompt_tokens_details": {"cached_tokens": sum(cached for _, _, cached in self._prompts.values())},
+            "prompt_tokens_details": details,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": self._accepted,
+                "rejected_prediction_tokens": self._drafted - self._accepted,
+            },
         }

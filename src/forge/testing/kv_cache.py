@@ -21,7 +21,7 @@ from attrs import define, field
 
 from forge.errors import ConfigError
 from forge.interfaces.constraint import Matcher
-from forge.interfaces.kv_cache import CacheLimits, Growth, KVCache
+from forge.interfaces.kv_cache import CacheLimits, CacheMiss, Growth, KVCache
 from forge.interfaces.sampler import SamplingParams
 
 MakeCache = Callable[[int, int], KVCache]
@@ -45,6 +45,8 @@ class PlainSequence:
     sampling: SamplingParams = field(factory=SamplingParams, repr=False)
     banned: tuple[int, ...] = ()
     matcher: Matcher | None = None
+    acceptance: float = 0.8
+    cache_miss: CacheMiss | None = None
 
     def __attrs_post_init__(self) -> None:
         self.prompt_len = len(self.tokens)

@@ -13,14 +13,14 @@ A block is in one of three states::
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from forge.interfaces.kv_cache import CacheLimits, CacheShape, CacheUsage, Growth, KVCache
+from forge.interfaces.kv_cache import CacheLimits, CacheMiss, CacheShape, CacheUsage, Growth, KVCache
 from forge_kv_paged.options import PagedOptions, plan_blocks
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ROOT = -1
 """The parent of a sequence's first block."""
+
+SIBLINGS = 64
+"""So many of the blocks that follow the same beginning are looked at to say where a prompt departs from them."""
 
 ChainHash = Callable[[int, tuple[int, ...]], int]
 """(hash of the block before, this block's tokens) → hash."""
@@ -96,6 +99,10 @@ class PagedKVCache(KVCache):
         self._index: dict[int, int] = {}
         self._leaders: dict[int, _Holder] = {}
         self._holders: dict[int, _Holder] = {}
+        self._children: defaultdict[int, dict[int, None]] = defaultdict(dict)
+        """Published blocks by the block before them."""
+        self._evicted: OrderedDict[int, None] = OrderedDict()
+        """Hashes of the blocks evicted last, at most as many as there are blocks."""
         self._hits = self._queries = 0
 
     @classmethod
@@ -181,6 +188,23 @@ class PagedKVCache(KVCache):
         holder = self._holders.get(seq.id)
         return holder.table if holder is not None else ()
 
+    def explain(self, seq: Sequence) -> CacheMiss | None:
+        holder = self._holders[seq.id]
+        at = holder.shared * self._size
+        if len(seq.tokens) <= self._size:  # not a whole block that could be found
+            return None
+        if holder.limit == 0:
+            return CacheMiss("disabled", 0)
+        if at + self._size > holder.limit:
+            return None
+        if self._hash(holder, holder.shared) in self._evicted:
+            return CacheMiss("evicted", at)
+        siblings = list(self._children.get(_parent(holder, holder.shared), ()))[-SIBLINGS:]
+        if not siblings:
+            return CacheMiss("new", at)
+        own = self._tokens(holder, holder.shared)
+        return CacheMiss("diverged", at + max(_common(own, self._published[block].tokens) for block in siblings))
+
     def usage(self) -> CacheUsage:
         free, idle = len(self._free), len(self._idle)
         return CacheUsage(self.shape.num_blocks - free - idle, idle, free, self._hits, self._queries)
@@ -193,9 +217,20 @@ class PagedKVCache(KVCache):
             block = self._free.pop()
         else:
             block, _ = self._idle.popitem(last=False)
-            del self._index[self._published.pop(block).chain]
+            self._withdraw(block)
         self._users[block] = 1
         return block
+
+    def _withdraw(self, block: int) -> None:
+        """A published block is evicted."""
+        known = self._published.pop(block)
+        del self._index[known.chain]
+        del self._children[known.parent][block]
+        if not self._children[known.parent]:
+            del self._children[known.parent]
+        self._evicted[known.chain] = None
+        if len(self._evicted) > self.shape.num_blocks:
+            self._evicted.popitem(last=False)
 
     def _pin(self, block: int) -> None:
         """One more user of a published block."""
@@ -250,6 +285,8 @@ class PagedKVCache(KVCache):
         if chain in self._index:
             return False
         self._index[chain] = own
+        self._evicted.pop(chain, None)
+        self._children[_parent(holder, position)][own] = None
         self._published[own] = _Published(chain, _parent(holder, position), self._tokens(holder, position))
         return True
 
@@ -312,6 +349,8 @@ class PagedKVCache(KVCache):
 
     def _check_prefixes(self) -> None:
         assert {known.chain: block for block, known in self._published.items()} == self._index, "index"
+        children = {(known.parent, block) for block, known in self._published.items()}
+        assert children == {(parent, block) for parent, blocks in self._children.items() for block in blocks}, "children"
         age = {block: number for number, block in enumerate(self._idle)}
         for block, known in self._published.items():
             assert len(known.tokens) == self._size, "a published block isn't full"
@@ -333,6 +372,11 @@ class PagedKVCache(KVCache):
             if known is not None:
                 assert known.parent == _parent(holder, position), "a block after the wrong one"
                 assert known.tokens == self._tokens(holder, position), "a block with other tokens"
+
+
+def _common(a: Seq[int], b: Seq[int]) -> int:
+    """How many tokens two blocks begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _parent(holder: _Holder, position: int) -> int:

@@ -1,0 +1,121 @@
+"""What a step costs: seconds by rows, learned from the steps that ran. Policies ask it; nothing depends on its truth."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence as Seq
+
+from attrs import define
+
+EXACT = 8
+"""Up to so many rows each number has a bucket of its own; beyond, an octave has four: 10, 12, 14, 16, 20, …"""
+
+WARM_UP = 2
+"""The first steps of a process touch memory and caches for the first time: they aren't counted."""
+
+FEW = 4
+"""Until a bucket has so many observations, the least of them counts: what disturbs a step makes it longer."""
+
+RATE = 0.15
+"""Weight of a new observation after that."""
+
+OUTLIER = 2.0
+"""An observation counts at most as so many times the mean: a neighbour that took the core isn't the model's cost."""
+
+MEMORY = 4096
+"""A bucket that no step has fallen into for so many steps is forgotten, for the machine may have changed."""
+
+
+@define
+class _Bucket:
+    rows: float
+    seconds: float
+    count: int
+    last: int
+
+
+class StepCost:
+    """Seconds of a step as a function of its rows, as measured on this machine with this model.
+
+    Rows fall into buckets of a quarter octave, each with a moving average of its steps' times. Between the buckets that
+    have been seen it is linear; it never falls as rows grow (isotonic regression by pooling adjacent violators, Ayer et
+    al., 1955). Beyond the largest seen it grows in proportion. A backend that knows better returns a subclass from
+    `Backend.cost`.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, _Bucket] = {}
+        self._steps = 0
+        self._curve: tuple[list[float], list[float]] | None = None
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A step of `rows` rows, scheduling and commit included, took `seconds`."""
+        self._steps += 1
+        if self._steps <= WARM_UP:
+            return
+        self._curve = None
+        key = _key(rows)
+        bucket = self._buckets.get(key)
+        if bucket is None or self._steps - bucket.last > MEMORY:
+            self._buckets[key] = _Bucket(rows, seconds, 1, self._steps)
+            return
+        if bucket.count < FEW:
+            bucket.seconds = min(bucket.seconds, seconds)
+        else:
+            bucket.seconds += RATE * (min(seconds, OUTLIER * bucket.seconds) - bucket.seconds)
+        bucket.rows += RATE * (rows - bucket.rows)
+        bucket.count += 1
+        bucket.last = self._steps
+
+    def seconds(self, rows: int) -> float | None:
+        """The time that a step of so many rows would take; None if nothing is known yet."""
+        xs, ys = self._curve or self._fit()
+        if not xs:
+            return None
+        at = bisect_left(xs, rows)
+        if at == len(xs):
+            return ys[-1] * rows / xs[-1]
+        if at == 0:
+            return ys[0]
+        share = (rows - xs[at - 1]) / (xs[at] - xs[at - 1])
+        return ys[at - 1] + share * (ys[at] - ys[at - 1])
+
+    def rows_within(self, seconds: float, most: int) -> int:
+        """The most rows, up to `most`, that a step of at most so many seconds takes; `most` if nothing is known."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            cost = self.seconds(middle)
+            if cost is None or cost <= seconds:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _fit(self) -> tuple[list[float], list[float]]:
+        """The buckets that are still believed, as increasing rows and never falling seconds."""
+        known = [b for _, b in sorted(self._buckets.items()) if self._steps - b.last <= MEMORY]
+        self._curve = [bucket.rows for bucket in known], _isotonic(known)
+        return self._curve
+
+
+def _key(rows: int) -> int:
+    """The bucket of so many rows; increases with them."""
+    if rows <= EXACT:
+        return rows
+    octave = math.frexp(rows)[1]
+    return octave * 8 + (rows >> (octave - 3))  # the three highest bits, the first of which is set
+
+
+def _isotonic(buckets: Seq[_Bucket]) -> list[float]:
+    """The never falling values nearest to the buckets' seconds, by least squares weighted with their counts."""
+    pools: list[tuple[float, float, int]] = []  # mean, weight, how many buckets
+    for bucket in buckets:
+        mean, weight, size = bucket.seconds, float(min(bucket.count, 64)), 1
+        while pools and pools[-1][0] >= mean:
+            before, its_weight, its_size = pools.pop()
+            mean = (mean * weight + before * its_weight) / (weight + its_weight)
+            weight, size = weight + its_weight, size + its_size
+        pools.append((mean, weight, size))
+    return [mean for mean, _, size in pools for _ in range(size)]
