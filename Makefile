@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := forge_cpu forge_llama forge_kv_paged
+PLUGINS := forge_cpu forge_llama forge_kv_paged forge_grammar
 LOCAL := -e . $(foreach plugin,$(PLUGINS),-e plugins/$(plugin))
 # The distributions require each other, so that one command has to install them all. Torch is named first: a
 # plain range would bring its CUDA build.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from forge.config import AUTO, DEFAULT, NONE, Config, Origins
+from forge.engine.constraining import ConstrainedDrafter, Constraining
 from forge.engine.deadlines import TimeLimits
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
 from forge.errors import ConfigError, ModelFileError, PluginError
+from forge.interfaces.constraint import Vocabulary
 from forge.interfaces.kv_cache import CacheLimits
 from forge.interfaces.scheduler import SchedulerLimits
 from forge.plugins import KINDS
@@ -25,6 +27,7 @@ from forge.text.tokenizer import build_tokenizer
 if TYPE_CHECKING:
     from forge.interfaces.loader import Checkpoint
     from forge.plugins import Registry
+    from forge.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,17 @@ def open_checkpoint(registry: Registry, path: Path) -> Checkpoint:
     raise ModelFileError(f"{path}: no loader knows this format (there are: {', '.join(names)})")
 
 
+def optional_component(config: Config, registry: Registry, kind: str) -> Any:
+    """The drafter or constraint that the configuration names; None for "none"."""
+    table = getattr(config, kind)
+    return None if table.name == NONE else create(registry, kind, table.name, table.options)
+
+
+def _vocabulary(tokenizer: Tokenizer, eos: tuple[int, ...], size: int) -> Vocabulary:
+    """What grammars know of the tokenizer: ids that the model lacks stand for nothing."""
+    return Vocabulary(tokenizer.token_bytes[:size], tokenizer.special_ids, eos, size)
+
+
 def build(config: Config, registry: Registry, model_path: Path) -> Engine:
     """Load the model and put the engine together. Any `ForgeError` of configuration, plugins or model files."""
     started = time.monotonic()
@@ -121,10 +135,16 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         max_queue=config.scheduler.max_queue,
         queue_timeout=config.scheduler.queue_timeout,
     )
-    if config.constraint.name != NONE:
-        raise ConfigError("constraint.name: this version of the engine can't apply constraints yet", param="constraint")
-    drafter, cost = config.drafter.name, backend.cost()
-    eos = dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
+    cost = backend.cost()
+    eos = tuple(
+        token
+        for token in dict.fromkeys((*checkpoint.generation.eos_token_ids, *tokenizer.eos_token_ids))
+        if token < model.vocab_size
+    )
+    drafter = optional_component(config, registry, "drafter")
+    constraint = optional_component(config, registry, "constraint")
+    if constraint is not None:
+        drafter = ConstrainedDrafter(drafter, tokenizer)
     parts = Parts(
         backend=backend,
         model=model,
@@ -132,11 +152,12 @@ def build(config: Config, registry: Registry, model_path: Path) -> Engine:
         kv=kv,
         scheduler=create(registry, "scheduler", config.scheduler.name, config.scheduler.options, kv, limits, cost),
         sampler=create(registry, "sampler", config.sampler.name, config.sampler.options, backend),
-        drafter=None if drafter == NONE else create(registry, "drafter", drafter, config.drafter.options),
+        drafter=drafter,
         tokenizer=tokenizer,
         cost=cost,
         time_limits=TimeLimits(config.scheduler.queue_timeout, config.scheduler.request_timeout),
-        eos=tuple(token for token in eos if token < model.vocab_size),
+        constraining=Constraining(constraint, _vocabulary(tokenizer, eos, model.vocab_size)),
+        eos=eos,
         info=ModelInfo(
             architecture=checkpoint.architecture,
             backend=backend_name,

@@ -94,7 +94,7 @@ class SamplerTable:
 class ConstraintTable:
     """Which kind of grammar constrains answers that ask for it; "none": requests that ask are refused."""
 
-    name: str = NONE
+    name: str = "grammar"
     options: Mapping[str, Any] = field(factory=dict)
 
 

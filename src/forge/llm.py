@@ -37,6 +37,7 @@ from forge.engine.request import (
 from forge.errors import EngineUnavailable, ForgeError, InvalidRequest
 from forge.interfaces.sampler import TokenLogprobs
 from forge.server.openai import chat_completion, completion, engine_request, prompt_ids
+from forge.server.structured import Lowering, specification
 from forge.text.template import build_chat_template
 from forge.text.tokenizer import build_tokenizer
 
@@ -102,6 +103,7 @@ class LLM:
         self.tokenizer = build_tokenizer(checkpoint.tokenizer)
         self.template = build_chat_template(checkpoint.tokenizer, self.tokenizer)
         self._defaults = checkpoint.generation
+        self._lowering = Lowering(assemble.optional_component(self.config, self._registry, "constraint"))
         self._lock = threading.Lock()
         self._inboxes: dict[str, queue.SimpleQueue[Delta | ForgeError]] = {}
         self._channel = LocalChannel(self._deliver)
@@ -184,7 +186,8 @@ class LLM:
         _check_fields(fields, ignored)
         text = self.template.render([message.for_template() for message in wire.messages])
         ids = self.tokenizer.encode(text, add_special=False, parse_special=True)
-        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
+        constraint = self._lowering.lower_now(specification(wire))
+        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size, constraint=constraint)
 
     def _text_request(self, prompt: Any, fields: Mapping[str, Any]) -> Request:
         if not (isinstance(prompt, str) or (_is_list(prompt) and all(isinstance(token, int) for token in prompt))):
@@ -193,7 +196,8 @@ class LLM:
         wire, ignored = completion({"prompt": given if isinstance(given, str) else [given], **fields})
         _check_fields(fields, ignored)
         ids = prompt_ids(self.tokenizer, given)
-        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size)
+        constraint = self._lowering.lower_now(specification(wire))
+        return engine_request(wire, uuid.uuid4().hex, ids, self._defaults, self.info.vocab_size, constraint=constraint)
 
     def _stream(self, request: Request) -> Iterator[Delta]:
         self._submit([request])

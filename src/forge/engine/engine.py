@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from attrs import field, frozen
 
 from forge.engine.commit import commit
+from forge.engine.constraining import Constraining
 from forge.engine.deadlines import Deadlines, TimeLimits
 from forge.engine.request import (
     Abort,
@@ -59,7 +60,7 @@ DRAFTS = 256
 @frozen
 class Parts:
     """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost: what
-    steps take, which the scheduler asks and the engine tells.
+    steps take, which the scheduler asks and the engine tells. constraining: what answers must follow.
     """
 
     backend: Backend
@@ -74,6 +75,7 @@ class Parts:
     info: ModelInfo
     cost: StepCost = field(factory=StepCost)
     time_limits: TimeLimits = field(factory=TimeLimits)
+    constraining: Constraining = field(factory=Constraining)
 
 
 class Engine:
@@ -156,11 +158,20 @@ class Engine:
         # With no limit asked for, an answer may fill the context; it needs room for one token at least.
         max_len = max(room, prompt_len + 1) if request.max_tokens is None else prompt_len + request.max_tokens
         parts.scheduler.check(prompt_len, max_len, request.n)
+        matchers, arrival = parts.constraining.matchers(request), time.monotonic()
         live = self.requests[request.id] = {
             choice: LiveSequence(
-                next(self._ids), request, choice, max_len, time.monotonic(), parts.eos, parts.tokenizer, self._drafts
+                next(self._ids),
+                request,
+                choice,
+                max_len,
+                arrival,
+                parts.eos,
+                parts.tokenizer,
+                self._drafts,
+                matcher,
             )
-            for choice in range(request.n)
+            for choice, matcher in enumerate(matchers)
         }
         for seq in live.values():
             parts.scheduler.add(seq)
@@ -230,15 +241,18 @@ class Engine:
         except Exception as error:
             if len(batch.spans) == 1:
                 log.exception("a step failed")
+                if isinstance(error, ForgeError):
+                    return [(batch.spans[0], error)]
                 return [(batch.spans[0], EngineFault(f"this request's step failed: {type(error).__name__}: {error}"))]
             log.warning("a step of %d sequences failed and runs again one by one: %r", len(batch.spans), error)
             return [result for span in batch.spans for result in self.compute(Batch((span,)))]
 
     def _compute(self, batch: Batch) -> list[tuple[Span, Draws | ForgeError]]:
         parts = self.parts
+        masks = parts.constraining.masks(batch)
         inputs = parts.backend.stage(batch, parts.kv, parts.pages)
         hidden = parts.backend.forward(parts.model, inputs)
-        picked = parts.sampler.sample(parts.model.logits(hidden), {}, batch)
+        picked = parts.sampler.sample(parts.model.logits(hidden), masks, batch)
         return [(span, Draws.of(picked, i, span)) for i, span in enumerate(batch.spans)]
 
     def commit(self, span: Span, picked: Draws | ForgeError) -> Delta | None:
@@ -250,6 +264,8 @@ class Engine:
         if isinstance(picked, ForgeError):
             return self._failed_with(seq, picked)
         commit(seq, span, picked.tokens, picked.logprobs, picked.prompt_logprobs, parts.kv)
+        if seq.failure is not None:
+            return self._failed_with(seq, seq.failure)
         if span.drafts and parts.drafter is not None:
             accepted = max(0, len(picked.tokens) - 1)
             self._drafted += len(span.drafts)

@@ -22,7 +22,8 @@ class Request:
 
     prompt: token ids. n: how many answers. max_tokens: None for as many as fit; 0 only scores the prompt. stop:
     strings that end an answer and aren't part of it. stop_token_ids: ids that do so besides the model's own.
-    prompt_logprobs: report those of the prompt's tokens too. priority: lower is served first.
+    prompt_logprobs: report those of the prompt's tokens too. priority: lower is served first. constraint: what the
+    answer must follow, as `forge.interfaces.constraint.Constraint.lower` made it.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Request:
     ignore_eos: bool = False
     prompt_logprobs: bool = False
     priority: int = 0
+    constraint: bytes | None = None
 
 
 @frozen

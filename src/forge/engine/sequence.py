@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from forge.engine.request import Delta, ErrorInfo, FinishReason, Request, Usage
+from forge.errors import EngineFault, ForgeError
 from forge.interfaces.constraint import Matcher
 from forge.interfaces.drafter import AcceptanceWindow
 from forge.interfaces.kv_cache import CacheMiss
@@ -34,6 +35,7 @@ class LiveSequence:
         eos: Seq[int],
         tokenizer: Tokenizer,
         drafts: AcceptanceWindow,
+        matcher: Matcher | None,
     ) -> None:
         self.id = id
         self.request = request
@@ -46,10 +48,12 @@ class LiveSequence:
         self.num_cached = 0
         self.cache_miss: CacheMiss | None = None
         self.started: float | None = None
-        self.matcher: Matcher | None = None
+        self.matcher = matcher
         self.eos = frozenset(request.stop_token_ids if request.ignore_eos else [*request.stop_token_ids, *eos])
         self.banned: Seq[int] = tuple(eos) if request.ignore_eos else ()
         self.finish_reason: FinishReason | None = None
+        self.failure: ForgeError | None = None
+        """Why it can't go on, where `finish_reason` is "error" by itself."""
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopStrings(request.stop)
         self._text: list[str] = []
@@ -84,10 +88,13 @@ class LiveSequence:
         self.accepted += accepted
 
     def append(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """Take a token in; sets `finish_reason` if it's the last one."""
+        """Take a token in; sets `finish_reason` if it's the last one, and `failure` if it can't be taken."""
         self.tokens.append(token)
         if token in self.eos:
             self.finish("stop")
+            return
+        if self.matcher is not None and not self._matches(self.matcher, token):
+            self.finish_reason = "error"
             return
         self._pending_ids.append(token)
         if logprobs is not None:
@@ -98,6 +105,16 @@ class LiveSequence:
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_len:
             self.finish("length")
+
+    def _matches(self, matcher: Matcher, token: int) -> bool:
+        """Advance the grammar by a token; if that fails, so does this sequence, and no other."""
+        try:
+            if matcher.accept(token):
+                return True
+            self.failure = EngineFault(f"token {token} was drawn, which the constraint forbids")
+        except Exception as error:
+            self.failure = EngineFault(f"the constraint failed: {type(error).__name__}: {error}")
+        return False
 
     def finish(self, reason: FinishReason) -> None:
         """End here: what was held back, for it might have become a stop string or a character, is text after all."""

@@ -18,12 +18,14 @@ class Vocabulary:
     """What a grammar needs to know of a tokenizer.
 
     token_bytes: the bytes each id stands for, empty for special tokens. special: ids that are never part of the text.
-    eos: ids that end a sequence.
+    eos: ids that end a sequence. size: how many ids the model has; masks have a bit for each, and those beyond the
+    tokenizer's are never allowed.
     """
 
     token_bytes: tuple[bytes, ...]
     special: frozenset[int]
     eos: tuple[int, ...]
+    size: int
 
 
 class Matcher(ABC):
@@ -68,11 +70,18 @@ class Constraint(ABC):
 
     @abstractmethod
     def lower(self, kind: str, spec: object) -> bytes:
-        """Check a specification (kind: ``"json_schema"``, ``"regex"``, ``"choice"``, …) and make it compact.
+        """Check a specification and make it compact.
 
-        Runs in a worker of the server process, never in the engine. Errors: `InvalidRequest` that names the place.
+        kind: ``"json_schema"`` (the schema), ``"json_object"`` (None), ``"regex"`` (a pattern that the whole answer
+        matches), ``"choice"`` (a list of texts). Called in worker threads of the server process, never in the engine.
+        Errors: `InvalidRequest` whose `param` is the place within the specification, as a JSON pointer.
         """
 
     @abstractmethod
     def compile(self, lowered: bytes, vocabulary: Vocabulary) -> Grammar:
         """Turn the compact form into a grammar over this vocabulary (engine side; quick, cached by the constraint)."""
+
+    def fill(self, matchers: Seq[Matcher], rows: npt.NDArray[np.int32]) -> None:
+        """`Matcher.fill` for a whole batch: int32 ``[len(matchers), words]``, C-contiguous. Override it for one call."""
+        for matcher, row in zip(matchers, rows):
+            matcher.fill(row)

@@ -20,6 +20,7 @@ from forge.errors import InvalidRequest
 from forge.interfaces.loader import GenerationDefaults
 from forge.interfaces.sampler import MAX_TOP_LOGPROBS, SamplingParams
 from forge.server.body import parse_object
+from forge.server.structured import ResponseFormat, StructuredOutputs
 from forge.strict import between, place, structure, unknown_keys
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class GenerationFields:
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     priority: int | None = field(default=None, validator=optional(between(-INT32, INT32)))
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -219,15 +225,11 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
     "moderation": (),
-    "json_schema": (),
-    "regex": (),
     "grammar": ("",),
-    "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -257,7 +259,13 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
 """Fields of other servers and of OpenAI's that change what the answer must be and that Forge doesn't honour, each with
 the values that ask for nothing. Anything else in them is refused."""
 
-_INSTEAD = {"repeat_penalty": "repetition_penalty", "n_predict": "max_tokens"}
+_INSTEAD = {
+    "repeat_penalty": "repetition_penalty",
+    "n_predict": "max_tokens",
+    "guided_json": "structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+}
 
 
 def chat_completion(body: Mapping[str, Any]) -> tuple[ChatCompletion, list[str]]:
@@ -376,8 +384,12 @@ def engine_request(
     vocabulary: int,
     *,
     where: str = "prompt",
+    constraint: bytes | None = None,
 ) -> Request:
-    """What the engine is asked for one prompt. vocabulary: ids go up to it. where: the place of the prompt's ids."""
+    """What the engine is asked for one prompt.
+
+    vocabulary: ids go up to it. where: the place of the prompt's ids. constraint: as `structured.Lowering` gives it.
+    """
     if isinstance(wire, ChatCompletion):
         logprobs, max_tokens = wire.alternatives, wire.max_completion_tokens or wire.max_tokens
     else:
@@ -395,4 +407,5 @@ def engine_request(
         ignore_eos=bool(wire.ignore_eos),
         prompt_logprobs=isinstance(wire, Completion) and bool(wire.echo) and wire.logprobs is not None,
         priority=wire.priority or 0,
+        constraint=constraint,
     )

@@ -22,6 +22,7 @@ from forge.server.connection import App, Request
 from forge.server.metrics import CONTENT_TYPE
 from forge.server.service import Service, TextParts, in_worker
 from forge.server.shapes import ChatShape, CompletionShape, EchoedPrompt, Identity, Shape, encode
+from forge.server.structured import specification
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,16 @@ async def chat_completions(service: Service) -> Response:
     text = service.ready()
     size = sum(len(part) for message in wire.messages for part in _texts(message))
     prompt = await in_worker(size, partial(_chat_prompt, service, text, wire.messages))
+    constraint = await service.lowering.lower(specification(wire))
     identity = _identity(service, "chatcmpl")
     request = openai.engine_request(
-        wire, identity.id, prompt, text.defaults, service.vocabulary(text), where="messages"
+        wire,
+        identity.id,
+        prompt,
+        text.defaults,
+        service.vocabulary(text),
+        where="messages",
+        constraint=constraint,
     )
     shape = ChatShape(text.tokenizer, wire.alternatives)
     return await _answer(service, wire, shape, identity, [request], ignored)
@@ -94,6 +102,7 @@ async def completions(service: Service) -> Response:
     text = service.ready()
     size = sum(len(prompt) for prompt in wire.prompts)
     prompts = await in_worker(size, lambda: [_prompt_ids(service, text, prompt) for prompt in wire.prompts])
+    constraint = await service.lowering.lower(specification(wire))
     identity = _identity(service, "cmpl")
     requests = [
         openai.engine_request(
@@ -103,6 +112,7 @@ async def completions(service: Service) -> Response:
             text.defaults,
             service.vocabulary(text),
             where=wire.place(index),
+            constraint=constraint,
         )
         for index, ids in enumerate(prompts)
     ]

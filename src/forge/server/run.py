@@ -18,6 +18,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
 
 from forge import __version__
+from forge.assemble import optional_component
 from forge.config import Config
 from forge.engine.supervisor import EngineClient
 from forge.errors import ConfigError
@@ -25,6 +26,7 @@ from forge.models import ALIASES
 from forge.server.app import create_app
 from forge.server.request_log import RequestLog
 from forge.server.service import Service, TextParts
+from forge.server.structured import Lowering
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -53,7 +55,8 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
     """
     model_id, names = model_names(config, model_path)
     client = EngineClient(config, model_path)
-    service = Service(client, model_id, names)
+    lowering = Lowering(optional_component(config, registry, "constraint"))
+    service = Service(client, model_id, names, lowering=lowering)
     app = create_app(config, service)
     if config.server.request_log is not None:
         fingerprint = f"forge-{__version__}-{config.backend.name}"

@@ -13,6 +13,7 @@ from forge.errors import ContextLengthExceeded, EngineUnavailable, ModelNotFound
 from forge.interfaces.loader import GenerationDefaults
 from forge.server.connection import InFlight
 from forge.server.metrics import Metrics
+from forge.server.structured import Lowering
 
 if TYPE_CHECKING:
     from forge.engine.supervisor import EngineClient
@@ -49,14 +50,15 @@ class Service:
     """One model being served.
 
     model_id: what it is called in responses. names: what a request may call it, `model_id` included. text: None until
-    the tokenizer has been read. created: when this server began, in seconds since 1970.
-    logged_fields: ignored request fields that the log has already.
+    the tokenizer has been read. lowering: what makes constraints of requests. created: when this server began,
+    in seconds since 1970. logged_fields: ignored request fields that the log has already.
     """
 
     client: EngineClient
     model_id: str
     names: frozenset[str]
     text: TextParts | None = None
+    lowering: Lowering = field(factory=lambda: Lowering(None))
     in_flight: InFlight = field(factory=InFlight)
     logged_fields: set[str] = field(factory=set)
     metrics: Metrics = field(init=False)

@@ -12,10 +12,10 @@ from attrs.validators import ge, gt
 class GrammarOptions:
     """Options of structured output.
 
-    key_order: of an object's keys, "schema" (as the schema declares them, then others) or "any". whitespace: blanks that
-    may stand between two tokens of JSON, beside one line break; 0 for none at all. unknown_formats: "refuse" a `format`
-    that can't be enforced, or take it as the "annotation" that JSON Schema lets it be. The rest bounds the work of one
-    schema: its size in bytes, its subschemas, the states of an automaton, and the seconds of lowering. cache_bytes: of
+    key_order: of an object's keys, "schema" (as the schema declares them, then others) or "any". whitespace: blanks
+    that may stand between two tokens of JSON, beside one line break; 0 for no white space at all. unknown_formats:
+    "refuse" a `format` that can't be enforced, or take it as the "annotation" that JSON Schema lets it be. The rest
+    bounds the work of one schema: its size in bytes, its subschemas, the states of an automaton, and the seconds of lowering. cache_bytes: of
     compiled grammars and masks.
     """
 
