@@ -130,8 +130,8 @@ def test_a_wrong_option_in_the_file_names_its_line(empty_home: Path) -> None:
     assert result.stderr == (
         'forge: error: forge.toml:4: kv_cache.options.blok_size: unknown key, did you mean "block_size"?\n'
     )
-    (empty_home / "forge.toml").write_text("[drafter.options]\nk = 1\n")
-    assert "forge.toml:2: drafter.options.k: no drafter is chosen" in forge_command("config").stderr
+    (empty_home / "forge.toml").write_text('[drafter]\nname = "none"\n[drafter.options]\nk = 1\n')
+    assert "forge.toml:4: drafter.options.k: no drafter is chosen" in forge_command("config").stderr
 
 
 @pytest.mark.parametrize(

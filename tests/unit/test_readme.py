@@ -27,8 +27,11 @@ def test_the_configuration_shown_is_the_default_one(tmp_path: Path) -> None:
     path.write_text(shown)
     config, _ = load_config(path)
     registry = plugins.load()
-    assert registry.options("kv_cache", "paged", config.kv_cache.options) == registry.options("kv_cache", "paged", {})
-    path.write_text(re.sub(r"\[kv_cache\.options\].*?(?=^\[)", "", shown, flags=re.MULTILINE | re.DOTALL))
+    for kind in ("kv_cache", "scheduler", "drafter"):
+        table = getattr(config, kind)
+        assert table.options
+        assert registry.options(kind, table.name, table.options) == registry.options(kind, table.name, {})
+    path.write_text(re.sub(r"\[\w+\.options\].*?(?=^\[)", "", shown, flags=re.MULTILINE | re.DOTALL))
     assert load_config(path)[0] == Config()
 
 

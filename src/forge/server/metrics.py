@@ -62,7 +62,7 @@ class Metrics:
         self._success = counter("request_success", "Answers by how they ended.", "finished_reason")
         self._errors = counter("request_errors", "Requests that were refused or ended early, by code.", "code")
         self._misses = counter("prefix_cache_misses", "Prompts found in part or not at all, by reason.", "reason")
-        registry.register(self)  # type: ignore[arg-type]
+        registry.register(self)
 
     # -- the observer
 
@@ -134,10 +134,10 @@ class Metrics:
         for name, text, value in (
             ("num_requests_running", "Sequences that hold blocks.", report.running),
             ("num_requests_waiting", "Sequences that wait for their first step, or again.", report.waiting),
-            ("kv_cache_usage_perc", "Share of blocks that sequences hold; 1 is full.", report.used_blocks / blocks),
+            ("kv_cache_usage_perc", "Share of blocks in use; 1 is full.", report.used_blocks / blocks),
             (
                 "kv_cache_reusable_perc",
-                "Share of blocks with a prefix that nobody uses.",
+                "Share of blocks that only wait to be reused.",
                 report.cached_blocks / blocks,
             ),
         ):

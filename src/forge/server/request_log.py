@@ -37,9 +37,9 @@ class LoggedAnswer:
 class LoggedRequest:
     """One line of the log.
 
-    time: seconds since 1970. model: what the server called it. fingerprint: version and backend. request: as the engine
-    got it; without prompt, stop strings and biases where prompts are redacted. complete: no answer was cut short, by the
-    client or an error.
+    time: seconds since 1970. model: what the server called it. fingerprint: version and backend. request: as the
+    engine got it; without prompt, stop strings and biases where prompts are redacted. complete: no answer was cut
+    short, by the client or an error.
     """
 
     version: int

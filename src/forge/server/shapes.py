@@ -195,7 +195,7 @@ class Counts:
             self._prompts[prompt] = (delta.choice, delta.usage)
 
     def usage(self) -> dict[str, Any]:
-        """As OpenAI's ``usage``; drafts count as its predictions. Why the cache had no more is said of the first prompt."""
+        """As OpenAI's ``usage``; drafts count as its predictions. Of several prompts, the first one's miss is told."""
         usages = [usage for _, (_, usage) in sorted(self._prompts.items())]
         prompt = sum(usage.prompt_tokens for usage in usages)
         details: dict[str, Any] = {"cached_tokens": sum(usage.cached_tokens for usage in usages)}

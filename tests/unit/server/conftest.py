@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from forge.config import Config, ServerTable
-from forge.engine.request import Delta, ModelInfo, Request, Usage
+from forge.engine.request import Delta, ModelInfo, Report, Request, Usage
 from forge.errors import ForgeError, InvalidRequest
 from forge.interfaces.loader import GenerationDefaults
 from forge.interfaces.sampler import TokenLogprobs
@@ -104,10 +104,19 @@ class FakeClient:
         self.script: Script = say("Hello", " wörld")
         self.refusal: Callable[[Request], ForgeError | None] = lambda request: None
         self.answers: list[FakeAnswer] = []
+        self.observers: list[Any] = []
+        self.restarts = 0
 
     @property
     def requests(self) -> list[Request]:
         return [answer.request for answer in self.answers]
+
+    async def report(self) -> Report:
+        """An engine in the middle of its work."""
+        return Report(
+            running=2, waiting=3, used_blocks=16, cached_blocks=32, free_blocks=16, hits=40, queries=100,
+            preemptions=1, steps=50, drafted=20, accepted=15,
+        )  # fmt: skip
 
     async def submit(self, request: Request) -> FakeAnswer:
         await asyncio.sleep(0)

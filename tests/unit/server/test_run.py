@@ -30,7 +30,7 @@ from forge.server.service import TextParts
 
 class Client:
     state, detail, info = "ready", "", None
-    def __init__(self, config, path): pass
+    def __init__(self, config, path): self.observers = []
     async def start(self): pass
     async def ready(self): pass
     async def stop(self): print("engine stopped", flush=True)
