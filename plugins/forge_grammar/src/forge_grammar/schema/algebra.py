@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -22,7 +22,7 @@ from forge_grammar.schema.terms import (
 )  # fmt: skip
 from forge_grammar.schema.values import KINDS, Reader, kind_of, number_pairs
 
-type Term = Any
+Term: TypeAlias = Any
 """True (null), frozenset[bool], Numbers, Strings, Arrays or Objects, by kind."""
 
 MAX_ALTERNATIVES = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from forge_grammar.numbers import number_language
 from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
@@ -14,7 +15,9 @@ from forge_grammar.schema.terms import (
 
 _MAX_DEPTH = 40
 _MAX_PREFIX = 4096
-_FEW_KEYS = 64
+
+
+S = TypeVar("S", ArrayShape, ObjectShape)
 
 
 class Builder:
@@ -95,7 +98,7 @@ class Builder:
         objects = self._shapes(self.objects, (self._object(term) for term in kind(conjunction, "object")))
         return TypeNode(tuple(sorted(set(literals))), tuple(dict.fromkeys(strings)), tuple(dict.fromkeys(numbers)), arrays, objects)
 
-    def _shapes[S: (ArrayShape, ObjectShape)](self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
+    def _shapes(self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
         found = []
         for shape in shapes:
             if shape is not None:
@@ -122,10 +125,7 @@ class Builder:
             keys = language_of(self.algebra.conjunction(term.names, "string"))
         classes = []
         for language, child in self._cells(term, keys):
-            words = language.words(_FEW_KEYS) if language.count <= _FEW_KEYS else None
-            if words is not None:
-                names.update(dict.fromkeys(words))
-            elif (type_id := self.type_of(child)) != NONE:
+            if (type_id := self.type_of(child)) != NONE:
                 classes.append(KeyClass(self._language(language), type_id))
         required = frozenset(term.required)
         properties = []
@@ -204,4 +204,12 @@ class Builder:
 
 
 def _number_language(term: Numbers) -> Language:
-    raise NotImplementedError(term, number_language)
+    low, high = ("exclusive_minimum" if term.low_open else "minimum"), ("exclusive_maximum" if term.high_open else "maximum")
+    bounds = {low: term.low, high: term.high}
+    excluded = tuple(sorted(term.excluded))
+    language = number_language(
+        integer=term.integer, multiple_of=tuple(sorted(term.multiples)), excluded=excluded, **bounds
+    )
+    for divisor in sorted(term.others):
+        language -= number_language(integer=False, multiple_of=(divisor,))
+    return language

@@ -6,7 +6,7 @@ Subschemas are known by their identity as Python objects; their JSON pointers ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urldefrag, urljoin
 
 from attrs import define, field
@@ -14,7 +14,7 @@ from attrs import define, field
 from forge_grammar.schema.drafts import LISTS, MAPS, ONE, URIS, Draft
 from forge_grammar.schema.errors import SchemaError, limit_reached
 
-type Schema = dict[str, Any] | bool
+Schema: TypeAlias = dict[str, Any] | bool
 
 _NAMING = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 _SPECIAL = _NAMING | {"unevaluatedProperties", "unevaluatedItems"}

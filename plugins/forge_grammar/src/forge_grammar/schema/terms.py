@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
+from typing import TypeAlias
 
 from attrs import frozen
 
 from forge_grammar.regular import Language
 
-type Conjunction = frozenset[int]
+Conjunction: TypeAlias = frozenset[int]
 """Subschemas that a value must match (key > 0), or must not (its negative)."""
 
 TRUE: Conjunction = frozenset()
