@@ -25,7 +25,7 @@ from forge_grammar.schema.values import KINDS, Reader, kind_of, number_pairs
 Term: TypeAlias = Any
 """True (null), frozenset[bool], Numbers, Strings, Arrays or Objects, by kind."""
 
-MAX_ALTERNATIVES = 128
+MAX_ALTERNATIVES = 256
 MAX_WORK = 400_000
 _PROBE_DEPTH = 4
 _MAX_SUBSETS = 6
@@ -140,6 +140,7 @@ class Algebra:
                 late.append(keyword)
             elif keyword not in ("type", "then", "else"):
                 parts.append(keyword)
+        parts.sort(key="oneOf".__eq__)
         kinds, integer = None, False
         if "type" in schema:
             names = self.read.types(schema)
@@ -190,7 +191,10 @@ class Algebra:
             terms = self._product(kind, terms, self._own(schema, kind, info, positive=True), schema, "")
         for part in info.parts:
             if terms and (kind == "object" or part not in _OBJECT_PARTS):
-                terms = self._product(kind, terms, self._part(schema, part, kind), schema, part)
+                if part == "oneOf":
+                    terms = self._one(schema, part, kind, terms)
+                else:
+                    terms = self._product(kind, terms, self._part(schema, part, kind), schema, part)
         for part in info.late:
             if kind == _LATE[part]:
                 terms = [t for term in terms if (t := self._unevaluated(schema, part, term)) is not None]
@@ -241,8 +245,6 @@ class Algebra:
                 return terms
             case "anyOf":
                 return self._any(schema, keyword, kind)
-            case "oneOf":
-                return self._one(schema, keyword, kind)
             case "if":
                 return self._conditional(schema, kind)
         return self._dependencies(schema, keyword)
@@ -298,19 +300,17 @@ class Algebra:
             sets += [terms, *(self._product(kind, earlier, terms, schema, keyword) for earlier in sets)]
         return self._union(kind, [term for terms in sets for term in terms], schema, keyword)
 
-    def _one(self, schema: dict[str, Any], keyword: str, kind: str) -> Sequence[Term]:
-        """Each branch without those of the others that overlap it."""
+    def _one(self, schema: dict[str, Any], keyword: str, kind: str, context: Sequence[Term]) -> Sequence[Term]:
+        """Each branch, with what holds beside it, without those other branches that overlap it there."""
         children = self.read.schemas(schema, keyword)
         branches = [(child, terms) for child in children if (terms := self._of(self.yes(child), kind))]
         found: list[Term] = []
-        overlaps: set[tuple[int, int]] = set()
-        for i, (_, terms) in enumerate(branches):
-            overlaps |= {(i, j) for j in range(i) if self._overlap(kind, terms, branches[j][1])}
-        for i, (_, terms) in enumerate(branches):
-            for j, (other, _) in enumerate(branches):
-                if terms and ((i, j) in overlaps or (j, i) in overlaps):
+        inside = [self._product(kind, context, terms, schema, keyword) for _, terms in branches]
+        for i, terms in enumerate(inside):
+            for j, (other, whole) in enumerate(branches):
+                if i != j and terms and self._overlap(kind, terms, whole):
                     negative = self._hidden(kind, self._of(self.no(other), kind))
-                    terms = self._product(kind, terms, negative, schema, keyword)
+                    terms = self._alive(kind, self._product(kind, terms, negative, schema, keyword))
             found += terms
         return self._union(kind, found, schema, keyword)
 
@@ -453,6 +453,8 @@ class Algebra:
         """The terms, no longer counting as evaluation."""
         if not self.document.unevaluated or kind not in ("object", "array"):
             return terms
+        if kind == "array":
+            terms = [evolve(t, contains=tuple(evolve(c, evaluates=False) for c in t.contains)) for t in terms]
         return [evolve(t, groups=tuple(evolve(g, evaluates=False) for g in t.groups)) if t.groups else t for t in terms]
 
     def _unevaluated(self, schema: dict[str, Any], keyword: str, term: Term) -> Term | None:
@@ -462,8 +464,10 @@ class Algebra:
             return term
         rest = self.yes(self.read.schema(schema, keyword))
         if keyword == "unevaluatedItems":
-            if term.contains and self.document.resource(schema).draft is Draft.D2020 and rest != TRUE:
-                raise self.document.error(schema, keyword, "can't be enforced beside `contains`")
+            if self.document.resource(schema).draft is Draft.D2020:
+                counted = [self.schemas[key] for c in term.contains if c.evaluates for key in c.child]
+                if counted or any(not c.child for c in term.contains if c.evaluates):
+                    rest = self.yes(self._kept({"anyOf": [*counted, self.read.schema(schema, keyword)]})) if counted else TRUE
             length = max((len(group.prefix) for group in groups), default=0)
             return meet_arrays(term, Arrays((ItemGroup((TRUE,) * length, rest, closed=True),)))
         named = {name: TRUE for group in groups for name in group.named}
@@ -500,7 +504,7 @@ class Algebra:
         top = TOPS[kind]
         if any(term is top or term == top for term in terms):
             return (top,)
-        unique = list(dict.fromkeys(terms))
+        unique = list(dict.fromkeys(_merged(kind, terms)))
         if len(unique) > 8:
             unique = list(self._alive(kind, unique))
         if len(unique) > MAX_ALTERNATIVES:
@@ -508,7 +512,7 @@ class Algebra:
             raise limit_reached(pointer, keyword, "alternatives", MAX_ALTERNATIVES)
         return unique
 
-    def _alive(self, kind: str, terms: Sequence[Term]) -> Iterable[Term]:
+    def _alive(self, kind: str, terms: Sequence[Term]) -> Sequence[Term]:
         if kind != "object" or len(terms) < 2:
             return terms
         return [term for term in terms if not self._doomed(kind, term, 0)]
@@ -540,6 +544,17 @@ class Algebra:
             if found or depth == 0:
                 self._empty[conjunction] = found
         return found
+
+
+def _merged(kind: str, terms: Sequence[Term]) -> Sequence[Term]:
+    """The terms, with all their finite sets as one."""
+    if kind == "string":
+        words = frozenset().union(*(term.words for term in terms if term.words is not None))
+        return [*([Strings(words)] if words else ()), *(term for term in terms if term.words is None)]
+    if kind == "number":
+        values = frozenset().union(*(term.values for term in terms if term.values is not None))
+        return [*([Numbers(values)] if values else ()), *(term for term in terms if term.values is None)]
+    return [frozenset().union(*terms)] if kind == "boolean" else terms
 
 
 def child_of(term: Objects, name: str) -> Conjunction:

@@ -186,7 +186,8 @@ class Builder:
             high = lower_of(high, len(prefix))
         if high != UNBOUNDED and term.low > high:
             return None
-        if len(term.contains) > 1:
+        counted = [c for c in term.contains if c.low or c.high != UNBOUNDED]
+        if len(counted) > 1:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
         contains = tuple(
             Contains(
@@ -194,7 +195,7 @@ class Builder:
                 tuple(NONE if i < c.start else self.type_of(both(child, c.child)) for i, child in enumerate([*children[: len(prefix)], after])),
                 tuple(self.type_of(child if i < c.start else both(child, c.other)) for i, child in enumerate([*children[: len(prefix)], after])),
             )
-            for c in term.contains
+            for c in counted
         )  # fmt: skip
         return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
 

@@ -1,7 +1,7 @@
 """The drafts of JSON Schema: which keywords each has, and what an unknown keyword means.
 
 JSON Schema takes an unknown keyword for an annotation, and so do we; but not where an author will have meant a
-constraint: a keyword of another draft, or one misspelt (other case, a `$` in front, one letter missing, added or
+constraint: a keyword of another draft, or one misspelt (other case, one letter missing, added or
 wrong), is refused. Names that begin with `x-` or `_` are always annotations.
 """
 
@@ -78,7 +78,7 @@ def objection(keyword: str, draft: Draft) -> str | None:
         return f"a keyword of {having}; the schema is of {draft.title} (`$schema`)"
     if keyword in ANNOTATIONS or keyword.startswith(("x-", "_")):
         return None
-    plain = keyword.lstrip("$").lower()
+    plain = keyword.lower()
     for known in ALL_CONSTRAINTS:
         if plain == known.lower() or (len(known) > 5 and _one_edit(plain, known.lower())):
             return f"unknown keyword; is `{known}` meant?"

@@ -139,15 +139,15 @@ class Shapes:
         if (wrong := self._keys.no(rest)) == TRUE:
             found.append(Arrays(low=len(prefix) + 1))
         elif wrong != FALSE:
-            counted = Counted(wrong, self._keys.yes(rest), 1, UNBOUNDED, len(prefix))
+            counted = Counted(wrong, self._keys.yes(rest), 1, UNBOUNDED, len(prefix), evaluates=False)
             found.append(Arrays(low=len(prefix) + 1, contains=(counted,)))
         for counted in self._contains(schema, draft):
             if counted.high != UNBOUNDED:
-                found.append(Arrays(contains=(Counted(counted.child, counted.other, counted.high + 1, UNBOUNDED),)))
+                found.append(Arrays(contains=(Counted(counted.child, counted.other, counted.high + 1, UNBOUNDED, evaluates=False),)))
             if counted.low == 1:
                 found.append(Arrays((ItemGroup((), counted.other, evaluates=False),)))
             elif counted.low:
-                found.append(Arrays(contains=(Counted(counted.child, counted.other, 0, counted.low - 1),)))
+                found.append(Arrays(contains=(Counted(counted.child, counted.other, 0, counted.low - 1, evaluates=False),)))
         if self._read.flag(schema, "uniqueItems"):
             raise self._read.document.error(schema, "uniqueItems", "can't be negated")
         return found
@@ -171,7 +171,7 @@ class Shapes:
         if draft >= Draft.D2019:
             low = self._read.count(schema, "minContains", 1)
             high = self._read.count(schema, "maxContains", UNBOUNDED)
-        if not low and high == UNBOUNDED:
+        if not low and high == UNBOUNDED and not self._read.document.unevaluated:
             return []
         return [Counted(self._keys.yes(child), self._keys.no(child), low, high)]
 

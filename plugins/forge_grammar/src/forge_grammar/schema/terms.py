@@ -253,6 +253,7 @@ class Counted:
     low: int
     high: int
     start: int = 0
+    evaluates: bool = True
 
 
 @frozen(slots=True)
