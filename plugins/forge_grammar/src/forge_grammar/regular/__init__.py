@@ -1,0 +1,9 @@
+"""Regular languages over code points: regular expressions, set operations, canonical minimal automata.
+
+Knows nothing of JSON. The extension computes them where it is there; results are the same bit for bit.
+"""
+
+from forge_grammar.regular.errors import LimitExceeded, RegexError
+from forge_grammar.regular.language import INFINITE, Language
+
+__all__ = ["INFINITE", "Language", "LimitExceeded", "RegexError"]

@@ -1,0 +1,467 @@
+"""The machine: a configuration, a byte, the next configuration; None where the byte is refused.
+
+A configuration is a position (what has just been read, and with the stack of frames below it what may follow) and the
+text so far. Positions are immutable, so that a walk over many continuations shares them and taking back a token means
+going back to an earlier one. The positions, and where each byte leads::
+
+    BeforeValue   gap, or the first byte of a value; after [ also ]
+    InString      characters; the closing quote ends the value
+    InBare        a number, true, false, null; ends at the first byte that can't belong to it
+    BeforeKey     gap, or the opening quote of a key; after { also }
+    InKey         characters; the closing quote leads to AfterKey
+    AfterKey      only :
+    AfterValue    , or the closing bracket, before which there may be a gap
+    Done          nothing: the value is complete
+    InText        raw text of a language
+    FreeText      any byte; a trigger's text begins a value
+    EndText       the text that follows a trigger's value
+
+Every alternative that a position holds can be completed, hence a byte is allowed exactly if an alternative survives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import evolve, frozen
+
+from forge_grammar.machine.canonical import canonical
+from forge_grammar.machine.characters import Partial, read_utf8
+from forge_grammar.machine.frames import (
+    Accepted,
+    ArrayAlternative,
+    ArrayFrame,
+    Frame,
+    ObjectAlternative,
+    ObjectFrame,
+    Request,
+    Root,
+    used_items,
+)
+from forge_grammar.machine.grammar import Program, used_strings
+from forge_grammar.machine.lexemes import BareLexeme, Formed, Number, StringLexeme, Words
+from forge_grammar.machine.words import some_word_in
+from forge_grammar.program import NONE, RootKind
+from forge_grammar.regular.dfa import DEAD, Dfa
+
+
+@frozen(eq=False)
+class Text:
+    """The bytes so far, newest first, shared between configurations."""
+
+    before: Text | None
+    byte: int
+    length: int
+
+    def since(self, start: int) -> bytes:
+        """The bytes from an offset on."""
+        data = bytearray()
+        node: Text | None = self
+        while node is not None and node.length > start:
+            data.append(node.byte)
+            node = node.before
+        data.reverse()
+        return bytes(data)
+
+
+@frozen
+class Gap:
+    """White space so far: one line break (`\\n` or `\\r\\n`) at most, and a bounded number of blanks around it."""
+
+    blanks: int = 0
+    line_break: bool = False
+    half: bool = False
+
+    def step(self, byte: int, limit: int) -> Gap | None:
+        """After a byte; None if it doesn't belong to the gap. limit: of blanks; 0 allows no gap at all."""
+        if not limit:
+            return None
+        if self.half:
+            return Gap(self.blanks, True) if byte == 0x0A else None
+        if byte in b" \t":
+            return evolve(self, blanks=self.blanks + 1) if self.blanks < limit else None
+        if byte in b"\r\n" and not self.line_break:
+            return Gap(self.blanks, True, half=byte == 0x0D)
+        return None
+
+
+@frozen
+class Position:
+    """What has been read last. `step` gets the text with the byte that it steps by."""
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        """The position after a byte."""
+        raise NotImplementedError
+
+    def is_final(self, program: Program) -> bool:
+        """Whether the whole output may end here."""
+        return False
+
+    def text_from(self) -> int:
+        """From which offset on the text so far matters for what follows; NONE if it doesn't."""
+        return NONE
+
+
+@frozen
+class BeforeValue(Position):
+    """A value is awaited as any of the requests. closing: the array that may end instead; frame: None if it must."""
+
+    frame: Frame | None
+    requests: tuple[Request, ...]
+    gap: Gap | None = None
+    closing: ArrayFrame | None = None
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        if self.gap is not None:
+            gap = self.gap.step(byte, program.whitespace)
+            if gap or self.gap.half:
+                return evolve(self, gap=gap) if gap else None
+        if byte == ord("]"):
+            return _close(self.closing, program, text) if self.closing else None
+        return None if self.frame is None else _begin(self.frame, self.requests, byte, program, text.length - 1)
+
+    def text_from(self) -> int:
+        return _recorded(self.frame if self.frame is not None else self.closing)
+
+
+@frozen
+class InString(Position):
+    """In a string that's a value. start: where it begins, if its text will be asked for."""
+
+    frame: Frame
+    lexeme: StringLexeme
+    start: int
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        if self.lexeme.ends_with(byte):
+            return _end(self.frame, self.lexeme.accepted(), self.start, program, text)
+        lexeme = self.lexeme.step(byte)
+        return InString(self.frame, lexeme, self.start) if lexeme else None
+
+    def text_from(self) -> int:
+        return _recorded(self.frame, self.start)
+
+
+@frozen
+class InBare(Position):
+    """In a number, true, false or null."""
+
+    frame: Frame
+    lexeme: BareLexeme
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        lexeme = self.lexeme.step(byte)
+        if lexeme:
+            return InBare(self.frame, lexeme)
+        assert text.before is not None
+        accepted, start = self.lexeme.accepted(), text.length - 1 - len(self.lexeme.text)
+        after = _end(self.frame, accepted, start, program, text.before)
+        return after.step(byte, program, text) if after else None
+
+    def is_final(self, program: Program) -> bool:
+        ends = isinstance(self.frame, Root) and (self.frame.trigger == NONE or not program.triggers[self.frame.trigger].end)
+        return ends and bool(self.lexeme.accepted())
+
+    def text_from(self) -> int:
+        return _recorded(self.frame)
+
+
+@frozen
+class BeforeKey(Position):
+    """A key is awaited; first: or the end of the object, which is empty."""
+
+    frame: ObjectFrame
+    gap: Gap
+    first: bool
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        gap = self.gap.step(byte, program.whitespace)
+        if gap or self.gap.half:
+            return evolve(self, gap=gap) if gap else None
+        if byte == ord("}") and self.first:
+            return _close(self.frame, program, text)
+        lexeme = self.frame.key() if byte == ord('"') else None
+        return InKey(self.frame, lexeme, text.length - 1) if lexeme else None
+
+    def text_from(self) -> int:
+        return _recorded(self.frame)
+
+
+@frozen
+class InKey(Position):
+    """In a key, which begins at `start`."""
+
+    frame: ObjectFrame
+    lexeme: StringLexeme
+    start: int
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        if self.lexeme.ends_with(byte):
+            accepted = self.lexeme.accepted()
+            return AfterKey(self.frame.after_key(accepted, text.since(self.start))) if accepted else None
+        lexeme = self.lexeme.step(byte)
+        return InKey(self.frame, lexeme, self.start) if lexeme else None
+
+    def text_from(self) -> int:
+        return _recorded(self.frame, self.start)
+
+
+@frozen
+class AfterKey(Position):
+    """A colon is awaited."""
+
+    frame: ObjectFrame
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        return BeforeValue(self.frame, _awaited(self.frame), Gap()) if byte == ord(":") else None
+
+    def text_from(self) -> int:
+        return _recorded(self.frame)
+
+
+@frozen
+class AfterValue(Position):
+    """A value of a frame has ended. gap: after it; only the closing bracket may follow one."""
+
+    frame: ObjectFrame | ArrayFrame
+    gap: Gap | None = None
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        gap = (self.gap or Gap()).step(byte, program.whitespace)
+        if gap:
+            frame = self.frame.closable()
+            return AfterValue(frame, gap) if frame else None
+        if self.gap and self.gap.half:
+            return None
+        if byte == (ord("}") if isinstance(self.frame, ObjectFrame) else ord("]")):
+            return _close(self.frame, program, text)
+        if byte != ord(",") or self.gap:
+            return None
+        if isinstance(self.frame, ObjectFrame):
+            keyed = self.frame.before_key()
+            return BeforeKey(keyed, Gap(), first=False) if keyed else None
+        items = self.frame.await_item(program)
+        return BeforeValue(items, _awaited(items), Gap()) if items else None
+
+    def text_from(self) -> int:
+        return _recorded(self.frame)
+
+
+@frozen
+class Done(Position):
+    """The output is complete."""
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        return None
+
+    def is_final(self, program: Program) -> bool:
+        return True
+
+
+@frozen
+class InText(Position):
+    """In raw text of a language."""
+
+    dfa: Dfa
+    state: int
+    partial: Partial | None = None
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        character = read_utf8(self.partial, byte)
+        if isinstance(character, Partial):
+            viable = some_word_in(self.dfa, self.state, 0, NONE, (), character.ranges)
+            return InText(self.dfa, self.state, character) if viable else None
+        state = DEAD if character is None else self.dfa.step(self.state, character)
+        return None if state == DEAD else InText(self.dfa, state)
+
+    def is_final(self, program: Program) -> bool:
+        return self.partial is None and bool(self.dfa.accepting[self.state])
+
+
+@frozen
+class FreeText(Position):
+    """In free text. matched: its longest ending that begins a trigger's text."""
+
+    matched: bytes = b""
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        tail = self.matched + bytes([byte])
+        while tail:
+            for number, trigger in enumerate(program.triggers):
+                if trigger.begin == tail:
+                    return BeforeValue(Root(number), (Request(trigger.type),))
+            if any(trigger.begin.startswith(tail) for trigger in program.triggers):
+                break
+            tail = tail[1:]
+        return FreeText(tail)
+
+    def is_final(self, program: Program) -> bool:
+        return True
+
+
+@frozen
+class EndText(Position):
+    """In the text after a trigger's value."""
+
+    trigger: int
+    depth: int = 0
+
+    def step(self, byte: int, program: Program, text: Text) -> Position | None:
+        end = program.triggers[self.trigger].end
+        if self.depth == len(end):
+            return FreeText().step(byte, program, text)
+        if byte != end[self.depth]:
+            return None
+        return EndText(self.trigger, self.depth + 1) if self.depth + 1 < len(end) else FreeText()
+
+    def is_final(self, program: Program) -> bool:
+        return self.depth == len(program.triggers[self.trigger].end)
+
+
+@frozen(eq=False)
+class Configuration:
+    """A position, and the text that led there."""
+
+    program: Program
+    position: Position
+    text: Text | None = None
+
+    @staticmethod
+    def start(program: Program) -> Configuration:
+        """Before any byte."""
+        match program.root_kind:
+            case RootKind.JSON:
+                return Configuration(program, BeforeValue(Root(), (Request(program.root),)))
+            case RootKind.TEXT:
+                dfa = program.dfas[program.root]
+                return Configuration(program, InText(dfa, dfa.start))
+            case _:
+                return Configuration(program, FreeText())
+
+    def step(self, byte: int) -> Configuration | None:
+        """After a byte; None if the program refuses it."""
+        text = Text(self.text, byte, self.text.length + 1 if self.text else 1)
+        position = self.position.step(byte, self.program, text)
+        return Configuration(self.program, position, text) if position else None
+
+    def run(self, data: bytes) -> Configuration | None:
+        """After some bytes; None if one is refused."""
+        configuration: Configuration | None = self
+        for byte in data:
+            configuration = configuration.step(byte) if configuration else None
+        return configuration
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the output may end here."""
+        return self.position.is_final(self.program)
+
+    def recorded(self) -> bytes:
+        """The part of the text so far on which what follows depends, beside the position."""
+        start = self.position.text_from()
+        return b"" if start == NONE or self.text is None else self.text.since(start)
+
+
+def accepts_text(program: Program, text: bytes) -> bool:
+    """Whether the text is a whole output."""
+    end = Configuration.start(program).run(text)
+    return end is not None and end.is_final
+
+
+def viable_prefix(program: Program, text: bytes) -> int:
+    """How many bytes of the text could be the beginning of an output."""
+    configuration = Configuration.start(program)
+    for count, byte in enumerate(text):
+        after = configuration.step(byte)
+        if after is None:
+            return count
+        configuration = after
+    return len(text)
+
+
+def _begin(
+    frame: Frame, requests: tuple[Request, ...], byte: int, program: Program, start: int
+) -> Position | None:
+    """The first byte of a value, at offset `start`."""
+    asked = start if any(request.unique for request in requests) else NONE
+    if byte == ord("{"):
+        objects = tuple(
+            ObjectAlternative(r, program.objects[shape], 0, 0) for r in requests for shape in program.types[r.type].objects
+        )
+        return BeforeKey(ObjectFrame(frame, asked, objects), Gap(), first=True) if objects else None
+    if byte == ord("["):
+        arrays = tuple(_array(r, shape, program) for r in requests for shape in program.types[r.type].arrays)
+        return _opened(ArrayFrame(frame, asked, arrays), program) if arrays else None
+    if byte == ord('"'):
+        lexeme = _string(frame, requests, program)
+        return InString(frame, lexeme, asked) if lexeme else None
+    bare = _bare(frame, requests, program).step(byte)
+    return InBare(frame, bare) if bare else None
+
+
+def _array(request: Request, shape: int, program: Program) -> ArrayAlternative:
+    array = program.arrays[shape]
+    return ArrayAlternative(request, array, 0, (0,) * len(array.contains))
+
+
+def _opened(frame: ArrayFrame, program: Program) -> Position:
+    items = frame.await_item(program)
+    return BeforeValue(items, _awaited(items) if items else (), Gap(), frame.closable())
+
+
+def _string(frame: Frame, requests: tuple[Request, ...], program: Program) -> StringLexeme | None:
+    used = used_items(frame)
+    literals, terms = [], []
+    for r in requests:
+        node = program.types[r.type]
+        literals.append(Words(r, tuple(w for w in node.strings if not r.unique or canonical(w) not in used)))
+        taken = used_strings(used) if r.unique else ()
+        terms += (Formed.start(r, term, taken) for term in node.terms)
+    return StringLexeme.start(literals, terms)
+
+
+def _bare(frame: Frame, requests: tuple[Request, ...], program: Program) -> BareLexeme:
+    used = used_items(frame)
+    literals, numbers = [], []
+    for r in requests:
+        node = program.types[r.type]
+        literals.append(Words(r, tuple(w for w in node.bare if not r.unique or canonical(w) not in used)))
+        numbers += (Number(r, dfa, dfa.start, used if r.unique else frozenset()) for dfa in node.numbers)
+    return BareLexeme(tuple(literals), tuple(numbers))
+
+
+def _close(frame: ObjectFrame | ArrayFrame, program: Program, text: Text) -> Position | None:
+    """The closing bracket of a frame; `text` ends with it."""
+    accepted = frame.closed()
+    if frame.start != NONE and isinstance(frame.below, ArrayFrame):
+        used = frame.below.used
+        if used and canonical(text.since(frame.start)) in used:
+            accepted = frozenset(request for request in accepted if not request.unique)
+    return _end(frame.below, accepted, frame.start, program, text)
+
+
+def _end(frame: Frame, accepted: Accepted, start: int, program: Program, text: Text) -> Position | None:
+    """A value of a frame has ended: `text` from `start` on."""
+    if not accepted:
+        return None
+    if isinstance(frame, Root):
+        return Done() if frame.trigger == NONE else EndText(frame.trigger)
+    if isinstance(frame, ObjectFrame):
+        keyed = frame.after_value(accepted)
+        return AfterValue(keyed) if keyed else None
+    items = frame.after_value(accepted, text.since(start) if frame.keeps_items else b"")
+    return AfterValue(items) if items else None
+
+
+def _awaited(frame: ObjectFrame | ArrayFrame) -> tuple[Request, ...]:
+    """The requests that a frame's alternatives await, each once."""
+    return tuple(dict.fromkeys(a.awaited for a in frame.alternatives if a.awaited is not None))
+
+
+def _recorded(frame: Frame | None, start: int = NONE) -> int:
+    """The first offset that a lexeme from `start` on, or a frame of the stack, will ask for."""
+    while frame is not None and not isinstance(frame, Root):
+        if frame.start != NONE:
+            start = frame.start if start == NONE else min(start, frame.start)
+        frame = frame.below
+    return start

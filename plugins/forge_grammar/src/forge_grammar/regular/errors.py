@@ -1,0 +1,31 @@
+"""Errors of regular languages, and the bounds of the work that one language may cost (the same in both implementations)."""
+
+from __future__ import annotations
+
+MAX_REGEX_NODES = 100_000
+MAX_REGEX_DEPTH = 100
+MAX_NFA_STATES = 100_000
+MAX_DFA_STATES = 64_000
+MAX_WORK = 30_000_000
+MAX_LENGTH_TABLE = 64 << 20
+
+
+class RegexError(ValueError):
+    """A regular expression that is malformed, or asks for what no automaton can do.
+
+    position: in code points from the start of the pattern.
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(f"{message} (at position {position})")
+        self.message = message
+        self.position = position
+
+
+class LimitExceeded(ValueError):
+    """A language that would cost more than is allowed. name: what of; limit: how much is allowed."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(f"more than {limit} {name}")
+        self.name = name
+        self.limit = limit
