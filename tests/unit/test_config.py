@@ -41,7 +41,7 @@ def test_without_file_and_flags_the_documented_defaults_hold() -> None:
     assert (config.model.path, config.model.name, config.backend.name) == ("smollm2", "auto", "auto")
     assert (config.kv_cache.name, config.scheduler.name, config.sampler.name) == ("paged", "continuous", "default")
     assert (config.scheduler.max_batch_size, config.scheduler.max_prefill_tokens) == (256, 4096)
-    assert (config.constraint.name, config.drafter.name) == ("none", "ngram")
+    assert (config.constraint.name, config.drafter.name) == ("grammar", "ngram")
     assert set(origins.values()) == {"default"}
 
 

@@ -22,7 +22,7 @@ SERVE = """
 import asyncio, sys
 from pathlib import Path
 from types import SimpleNamespace
-from forge.config import Config, ServerTable
+from forge.config import Config, ConstraintTable, ServerTable
 from forge.engine.request import Delta, Usage
 from forge.interfaces.loader import GenerationDefaults
 from forge.server import run
@@ -58,7 +58,7 @@ class Text:
 run.EngineClient = Client
 run._read_text = lambda registry, path: TextParts.of(Text(), Text(), GenerationDefaults())
 registry = SimpleNamespace(notify=lambda hook, app, client: print(hook, type(client).__name__, flush=True))
-config = Config(server=ServerTable(port=int(sys.argv[1]), drain_timeout=30.0))
+config = Config(server=ServerTable(port=int(sys.argv[1]), drain_timeout=30.0), constraint=ConstraintTable("none"))
 asyncio.run(run.serve(config, registry, Path("/models/tiny.gguf")))
 print("ended", flush=True)
 """
