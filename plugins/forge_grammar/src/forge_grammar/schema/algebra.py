@@ -405,9 +405,9 @@ class Algebra:
         return Arrays((ItemGroup(items, FALSE, evaluates=False),), len(value), len(value))
 
     def _const(self, value: Any) -> Conjunction:
-        return self.yes(self._kept({"enum": [value]}))
+        return self.yes(self.kept({"enum": [value]}))
 
-    def _kept(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def kept(self, schema: dict[str, Any]) -> dict[str, Any]:
         """A schema of our own making, kept so that its identity stays its own."""
         self.schemas.append(schema)
         self._keys[id(schema)] = len(self.schemas) - 1
@@ -436,14 +436,14 @@ class Algebra:
         if isinstance(value, dict):
             found: list[Term] = [Objects(forbidden=frozenset({name})) for name in value]
             for name, child in value.items():
-                wrong = self.no(self._kept({"enum": [child]}))
+                wrong = self.no(self.kept({"enum": [child]}))
                 found.append(Objects((KeyGroup({name: wrong}, evaluates=False),), (name,)))
             return [*found, Objects(low=size + 1)]
         found = [Arrays(low=size + 1)]
         if size:
             found.append(Arrays(high=size - 1))
         for index, child in enumerate(value):
-            wrong = self.no(self._kept({"enum": [child]}))
+            wrong = self.no(self.kept({"enum": [child]}))
             found.append(Arrays((ItemGroup((*[TRUE] * index, wrong), evaluates=False),), low=index + 1))
         return found
 
@@ -467,7 +467,7 @@ class Algebra:
             if self.document.resource(schema).draft is Draft.D2020:
                 counted = [self.schemas[key] for c in term.contains if c.evaluates for key in c.child]
                 if counted or any(not c.child for c in term.contains if c.evaluates):
-                    rest = self.yes(self._kept({"anyOf": [*counted, self.read.schema(schema, keyword)]})) if counted else TRUE
+                    rest = self.yes(self.kept({"anyOf": [*counted, self.read.schema(schema, keyword)]})) if counted else TRUE
             length = max((len(group.prefix) for group in groups), default=0)
             return meet_arrays(term, Arrays((ItemGroup((TRUE,) * length, rest, closed=True),)))
         named = {name: TRUE for group in groups for name in group.named}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from forge_grammar.numbers import number_language
 from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
 from forge_grammar.regular import Language
 from forge_grammar.schema.algebra import Algebra, child_of, item_of
+from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
     ANY_TEXT, FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Numbers, Objects, Strings, both, language_of, lower_of,
 )  # fmt: skip
@@ -31,8 +32,9 @@ class Builder:
         self.languages: dict[Language, int] = {}
         self._ids: dict[Conjunction, int] = {FALSE: NONE}
         self._open: dict[Conjunction, int | None] = {}
-        self._equal: dict[object, int] = {}
+        self.equal: dict[object, int] = {}
         self._later: list[Conjunction] = []
+        self._plain = Plain(self)
 
     def build(self, root: Conjunction) -> int:
         """The type of the root, with all that it needs."""
@@ -64,56 +66,65 @@ class Builder:
     def _make(self, conjunction: Conjunction, reserved: int | None) -> int:
         self.algebra.spend(4)
         self._open[conjunction] = reserved
-        node = self._node(conjunction)
+        node = self._short(conjunction) or self._node(conjunction)
         reserved = self._open.pop(conjunction)
         if reserved is not None:
             self.types[reserved] = node
             made = reserved
         else:
-            made = self._equal.setdefault(node, len(self.types))
+            made = self.equal.setdefault(node, len(self.types))
             if made == len(self.types):
                 self.types.append(node)
         self._ids[conjunction] = made
         return made
 
+    def _short(self, conjunction: Conjunction) -> TypeNode | None:
+        """The type of one plain subschema."""
+        if len(conjunction) != 1:
+            return None
+        (key,) = conjunction
+        return self._plain.node(self.algebra.schemas[key]) if key > 0 else None
+
     def _node(self, conjunction: Conjunction) -> TypeNode:
         literals: list[str] = []
-        strings: list[StringTerm] = []
-        numbers: list[int] = []
         kind = self.algebra.conjunction
         if kind(conjunction, "null"):
             literals.append("null")
         literals += {json_text(value) for term in kind(conjunction, "boolean") for value in term}
-        for term in kind(conjunction, "string"):
-            if term.words is not None:
-                literals += map(json_text, term.words)
-            else:
-                strings.append(self._string(term))
-        for term in kind(conjunction, "number"):
-            if term.values is not None:
-                literals += (text for _, text in term.values)
-            elif not (language := _number_language(term)).is_empty:
-                numbers.append(self._language(language))
-        arrays = self._shapes(self.arrays, (self._array(term) for term in kind(conjunction, "array")))
-        objects = self._shapes(self.objects, (self._object(term) for term in kind(conjunction, "object")))
-        return TypeNode(tuple(sorted(set(literals))), tuple(dict.fromkeys(strings)), tuple(dict.fromkeys(numbers)), arrays, objects)
+        strings = self.string_terms(kind(conjunction, "string"), literals)
+        terms = kind(conjunction, "number")
+        literals += {text for term in terms if term.values is not None for _, text in term.values}
+        numbers = self.number_languages(terms, integer=False)
+        arrays = self.shapes(self.arrays, (self._array(term) for term in kind(conjunction, "array")))
+        objects = self.shapes(self.objects, (self._object(term) for term in kind(conjunction, "object")))
+        return TypeNode(tuple(sorted(literals)), strings, numbers, arrays, objects)
 
-    def _shapes(self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
+    def string_terms(self, terms: Sequence[Strings], literals: list[str]) -> tuple[StringTerm, ...]:
+        """Strings of a union; those of finite sets are added to `literals`."""
+        literals += {json_text(word) for term in terms if term.words is not None for word in term.words}
+        return tuple(dict.fromkeys(self._string(term) for term in terms if term.words is None))
+
+    def number_languages(self, terms: Sequence[Numbers], *, integer: bool) -> tuple[int, ...]:
+        """The languages of a union of numbers but its finite sets; integer: of integers only."""
+        found = (_number_language(term, integer=integer) for term in terms if term.values is None)
+        return tuple(dict.fromkeys(self.language(language) for language in found if not language.is_empty))
+
+    def shapes(self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
         found = []
         for shape in shapes:
             if shape is not None:
-                at = self._equal.get(shape)
+                at = self.equal.get(shape)
                 if at is None:
-                    at = self._equal[shape] = len(pool)
+                    at = self.equal[shape] = len(pool)
                     pool.append(shape)
                 found.append(at)
         return tuple(dict.fromkeys(found))
 
-    def _language(self, language: Language) -> int:
+    def language(self, language: Language) -> int:
         return self.languages.setdefault(language, len(self.languages))
 
     def _string(self, term: Strings) -> StringTerm:
-        return StringTerm(self._language(term.language), term.low, term.high, tuple(sorted(term.excluded)))
+        return StringTerm(self.language(term.language), term.low, term.high, tuple(sorted(term.excluded)))
 
     def _object(self, term: Objects) -> ObjectShape | None:
         """The shape of a term; None if no object has it."""
@@ -126,7 +137,7 @@ class Builder:
         classes = []
         for language, child in self._cells(term, keys):
             if (type_id := self.type_of(child)) != NONE:
-                classes.append(KeyClass(self._language(language), type_id))
+                classes.append(KeyClass(self.language(language), type_id))
         required = frozenset(term.required)
         properties = []
         for name in names:
@@ -204,12 +215,12 @@ class Builder:
         return self.algebra.schemas[key]
 
 
-def _number_language(term: Numbers) -> Language:
+def _number_language(term: Numbers, *, integer: bool) -> Language:
     low, high = ("exclusive_minimum" if term.low_open else "minimum"), ("exclusive_maximum" if term.high_open else "maximum")
     bounds = {low: term.low, high: term.high}
     excluded = tuple(sorted(term.excluded))
     language = number_language(
-        integer=term.integer, multiple_of=tuple(sorted(term.multiples)), excluded=excluded, **bounds
+        integer=integer or term.integer, multiple_of=tuple(sorted(term.multiples)), excluded=excluded, **bounds
     )
     for divisor in sorted(term.others):
         language -= number_language(integer=False, multiple_of=(divisor,))

@@ -43,6 +43,7 @@ class Document:
         self.main = Resource(root, _identifier(root, draft) or "", draft)
         self._resources = {self.main.uri.rstrip("#"): self.main}
         self._of: dict[int, Resource] = {}
+        self._targets: dict[tuple[str, str], Schema] = {}
         if names:
             self._index()
 
@@ -56,7 +57,13 @@ class Document:
         if not isinstance(reference, str):
             raise self.error(schema, keyword, "must be a string")
         home = self.resource(schema)
-        address, fragment = urldefrag(reference)
+        known = self._targets.get((home.uri, reference))
+        if known is None:
+            known = self._targets[home.uri, reference] = self._refer(schema, keyword, reference, home)
+        return known
+
+    def _refer(self, schema: dict[str, Any], keyword: str, reference: str, home: Resource) -> Schema:
+        address, fragment = ("", reference[1:]) if reference.startswith("#") else urldefrag(reference)
         target = home if not address else self._resources.get(urljoin(home.uri, address).rstrip("#"))
         if target is None:
             raise self.error(schema, keyword, f"refers to {reference!r}, which isn't in this schema; nothing is fetched")
