@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
