@@ -76,8 +76,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 def document(variant: int) -> str:
     """A JSON text of some 300 tokens, to be written again with one change."""
     rng = random.Random(variant)
-    names = rng.sample("Anna Ben Carla David Emma Felix Greta Hugo Ines Jonas".split(), 8)
-    cities = rng.sample("Berlin Paris Rome Madrid Vienna Oslo Lisbon Prague Athens Dublin".split(), 8)
+    names = rng.sample(["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Greta", "Hugo", "Ines", "Jonas"], 8)
+    cities = rng.sample(["Berlin", "Paris", "Rome", "Madrid", "Vienna", "Oslo", "Lisbon", "Prague", "Athens", "Dublin"], 8)
     people = [{"id": i, "name": n, "city": c, "active": i % 2 == 0} for i, (n, c) in enumerate(zip(names, cities))]
     text = json.dumps(people, indent=1)
     changed = text.replace(names[0], "Nora", 1)

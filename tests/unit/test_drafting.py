@@ -160,7 +160,7 @@ def test_rows_within_a_time_are_the_most_that_fit() -> None:
 def test_prompts_beside_decodes_get_what_keeps_the_decodes_going() -> None:
     cost = learned({1: 0.005, 16: 0.02, 256: 0.26})
     tokens = Pace().prompt_tokens(cost, 16, 4096)
-    assert 16 <= tokens
+    assert tokens >= 16
     assert (cost.seconds(16 + tokens) or 0) <= STALL * 0.02 + 0.001
     assert Pace().prompt_tokens(cost, 0, 4096) > 200
     assert Pace(0.2).prompt_tokens(cost, 16, 4096) > 2 * tokens
