@@ -1,4 +1,4 @@
-"""Constraints in the engine: masks reach every draw, drafts respect them, and a failing matcher harms one answer only."""
+"""Constraints in the engine: masks reach every draw, drafts respect them, a failing matcher harms one answer only."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import subprocess
 import time
@@ -15,12 +14,7 @@ import httpx
 import pytest
 
 from forge.testing.models import write_tiny_llama
-
-SPEC = importlib.util.spec_from_file_location("serving", Path(__file__).with_name("test_serving.py"))
-assert SPEC is not None and SPEC.loader is not None
-serving = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(serving)
-serve, chat, events, FORGE = serving.serve, serving.chat, serving.events, serving.FORGE
+from forge.testing.server import FORGE, chat, events, serve
 
 SABOTEUR = '''
 """Does harm on the word that a request brings as its stop string."""

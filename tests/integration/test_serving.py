@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ import psutil
 import pytest
 
 from forge.testing.models import write_tiny_llama
+from forge.testing.server import FORGE, START_SECONDS, Server, chat, events, serve
 
-START_SECONDS = 120
-FORGE = Path(sys.executable).parent / "forge"
 AUDITOR = '''
 """Writes what is left when the engine stops."""
 import json, os
@@ -37,60 +35,6 @@ def forge_engine_stopped(engine):
     with open(os.environ["AUDIT"], "w") as file:
         json.dump({"used": usage.used, "idle": engine.idle, "running": len(engine.parts.scheduler.running)}, file)
 '''
-
-
-class Server:
-    """A running `forge run`, its address and its processes."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.log = process, log
-        self.url = f"http://127.0.0.1:{port}"
-
-    @property
-    def engine(self) -> psutil.Process:
-        """The engine process."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "forge.engine.process" in child.cmdline())
-
-    def health(self) -> httpx.Response:
-        return httpx.get(f"{self.url}/health", timeout=10)
-
-    def wait(self, status: int = 200) -> float:
-        """Wait for a health status; the seconds it took."""
-        start = time.monotonic()
-        while time.monotonic() - start < START_SECONDS:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if self.health().status_code == status:
-                    return time.monotonic() - start
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(f"no {status} in {START_SECONDS} s:\n{self.log.read_text()}")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-@contextmanager
-def serve(folder: Path, model: Path, *flags: str, **environment: str) -> Iterator[Server]:
-    """Run a server on a free port until the block ends."""
-    log = folder / "server.log"
-    command = [str(FORGE), "run", "--model-path", str(model), "--port", "0", *flags]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env={**os.environ, **environment})
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while "listening on" not in (said := log.read_text()):
-            assert process.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.05)
-        yield Server(process, int(said.split("listening on http://127.0.0.1:")[1].split()[0]), log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -108,18 +52,6 @@ def patient_server(tmp_path: Path) -> Iterator[Server]:
     with serve(tmp_path, model, "--threads", "1", "--num-blocks", "600") as server:
         server.wait()
         yield server
-
-
-def chat(**fields: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": "hello"}], **fields}
-
-
-def events(response: httpx.Response) -> Iterator[Any]:
-    """The data of each server-sent event: parsed, or "[DONE]"."""
-    for line in response.iter_lines():
-        if line.startswith("data: "):
-            data = line.removeprefix("data: ")
-            yield data if data == "[DONE]" else json.loads(data)
 
 
 @pytest.mark.model
