@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
-from forge.errors import ForgeError, InvalidRequest
+from forge.errors import InvalidRequest
 from forge.interfaces.constraint import Constraint
 
 if TYPE_CHECKING:
@@ -150,13 +150,13 @@ class Lowering:
             return None
         try:
             return self._future(spec).result()
-        except ForgeError as error:
+        except InvalidRequest as error:
             raise _placed(error, spec) from error
 
     async def _checked(self, spec: Specification, result: asyncio.Future[bytes]) -> bytes:
         try:
             return await asyncio.shield(result)  # others may be waiting for it too
-        except ForgeError as error:
+        except InvalidRequest as error:
             raise _placed(error, spec) from error
 
     def _future(self, spec: Specification) -> Future[bytes]:
@@ -184,9 +184,9 @@ class Lowering:
                 self._bytes -= len(text) + (len(oldest.result()) if oldest.done() else 0)
 
 
-def _placed(error: ForgeError, spec: Specification) -> ForgeError:
+def _placed(error: InvalidRequest, spec: Specification) -> InvalidRequest:
     """The error with the request's field in front of the place within the specification."""
     pointer = error.param or ""
     steps = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
     inside = "".join(f".{step}" if re.fullmatch(r"\w+", step) else f"[{step!r}]" for step in steps)
-    return type(error)(f"{spec.where}: {error.message}", param=spec.where + inside)
+    return InvalidRequest(f"{spec.where}: {error.message}", param=spec.where + inside)

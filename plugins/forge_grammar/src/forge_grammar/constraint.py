@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -19,6 +20,7 @@ from forge_grammar.options import GrammarOptions
 from forge_grammar.program import Program, RootKind, decode, encode
 
 
+@cache
 def machine() -> Any:
     """The module with `Vocabulary`, `Grammar`, `Matcher` and `fill_batch`: the native one, or its twin in Python."""
     native = extension()
@@ -34,13 +36,18 @@ class GrammarConstraint(interface.Constraint):
 
     def __init__(self, options: GrammarOptions) -> None:
         self.options = options
-        self._machine = machine()
         self._vocabulary: tuple[Vocabulary, Any] | None = None
         self._grammars: OrderedDict[bytes, CompiledGrammar] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
     def lower(self, kind: str, spec: object) -> bytes:
+        try:
+            return self._lowered(kind, spec)
+        except RecursionError as error:
+            raise InvalidRequest("it is nested too deeply") from error
+
+    def _lowered(self, kind: str, spec: object) -> bytes:
         match kind:
             case "json_object":
                 return encode(self._schema({"type": "object"}))
@@ -61,17 +68,17 @@ class GrammarConstraint(interface.Constraint):
                 return found
             flat = decode(lowered)
             words = self._prepared(vocabulary)
-            grammar = CompiledGrammar(self._machine.Grammar(words, flat.languages, flat.texts, flat.words))
+            grammar = CompiledGrammar(machine().Grammar(words, flat.languages, flat.texts, flat.words))
             self._remember(lowered, grammar)
             return grammar
 
     def fill(self, matchers: Sequence[interface.Matcher], rows: npt.NDArray[np.int32]) -> None:
-        self._machine.fill_batch([matcher.core for matcher in matchers if isinstance(matcher, GrammarMatcher)], rows)
+        machine().fill_batch([matcher.core for matcher in matchers if isinstance(matcher, GrammarMatcher)], rows)
 
     def _prepared(self, vocabulary: Vocabulary) -> Any:
         """The machine's own form of the vocabulary, made once."""
         if self._vocabulary is None or self._vocabulary[0] is not vocabulary:
-            core = self._machine.Vocabulary(
+            core = machine().Vocabulary(
                 list(vocabulary.token_bytes),
                 sorted(vocabulary.special),
                 list(vocabulary.eos),

@@ -8,7 +8,7 @@ no year 0000.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 
 from forge_grammar.regular import Language
 
@@ -111,7 +111,7 @@ MAX_LENGTHS = {"hostname": 253, "email": 254, "idn-email": 254}
 in far fewer states."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def format_language(name: str) -> Language:
     """The texts of a format (lengths beside: `MAX_LENGTHS`). Errors: `KeyError` if it isn't one of `FORMATS`."""
     return Language.regex(_PATTERNS[name], whole=True)

@@ -6,12 +6,33 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from forge_grammar.numbers import number_language
-from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
+from forge_grammar.program import (
+    NONE,
+    ArrayShape,
+    Contains,
+    KeyClass,
+    ObjectShape,
+    Property,
+    StringTerm,
+    TypeNode,
+    json_text,
+)
 from forge_grammar.regular import Language
 from forge_grammar.schema.algebra import Algebra, child_of, item_of
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
-    ANY_TEXT, FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Numbers, Objects, Strings, both, language_of, lower_of,
+    ANY_TEXT,
+    FALSE,
+    TRUE,
+    UNBOUNDED,
+    Arrays,
+    Conjunction,
+    Numbers,
+    Objects,
+    Strings,
+    both,
+    language_of,
+    lower_of,
 )  # fmt: skip
 
 _MAX_DEPTH = 40
