@@ -21,7 +21,8 @@ NONE = -1
 
 class RootKind(IntEnum):
     """What the whole output is: a JSON value of the type `root`, raw text of the language `root`, or free text in which
-    triggers begin JSON values (`root` unused)."""
+    triggers begin JSON values (`root` unused).
+    """
 
     JSON = 0
     TEXT = 1
@@ -41,7 +42,8 @@ class StringTerm:
 @frozen(slots=True)
 class TypeNode:
     """A union over the kinds of JSON values. literals: scalars by their canonical JSON text; numbers: languages of number
-    texts; arrays, objects: shapes."""
+    texts; arrays, objects: shapes.
+    """
 
     literals: tuple[str, ...] = ()
     strings: tuple[StringTerm, ...] = ()
