@@ -17,7 +17,8 @@ import pytest
 from forge.testing.models import write_tiny_llama
 
 SPEC = importlib.util.spec_from_file_location("serving", Path(__file__).with_name("test_serving.py"))
-assert SPEC is not None and SPEC.loader is not None
+assert SPEC is not None
+assert SPEC.loader is not None
 serving = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(serving)
 serve, chat, events, FORGE = serving.serve, serving.chat, serving.events, serving.FORGE

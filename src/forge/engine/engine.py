@@ -58,8 +58,8 @@ DRAFTS = 256
 
 @frozen
 class Parts:
-    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost: what
-    steps take, which the scheduler asks and the engine tells.
+    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost:
+    what steps take, which the scheduler asks and the engine tells.
     """
 
     backend: Backend
