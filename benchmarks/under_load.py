@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 # ---------------------------------------------------------------------------------------------------------- speculation
 
 
+NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Greta", "Hugo", "Ines", "Jonas")
+CITIES = ("Berlin", "Paris", "Rome", "Madrid", "Vienna", "Oslo", "Lisbon", "Prague", "Athens", "Dublin")
+
+
 def document(variant: int) -> str:
     """A JSON text of some 300 tokens, to be written again with one change."""
     rng = random.Random(variant)
-    names = rng.sample(["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Greta", "Hugo", "Ines", "Jonas"], 8)
-    cities = rng.sample(["Berlin", "Paris", "Rome", "Madrid", "Vienna", "Oslo", "Lisbon", "Prague", "Athens", "Dublin"], 8)
+    names = rng.sample(NAMES, 8)
+    cities = rng.sample(CITIES, 8)
     people = [{"id": i, "name": n, "city": c, "active": i % 2 == 0} for i, (n, c) in enumerate(zip(names, cities))]
     text = json.dumps(people, indent=1)
     changed = text.replace(names[0], "Nora", 1)
@@ -88,7 +93,7 @@ async def speculation(model: str, arguments: Sequence[str]) -> None:
     rates: dict[tuple[str, str, int], list[float]] = {}
     questions = PromptMaker(5)
 
-    async def measure(load: Load, drafter: str, endpoint: str, round_: int) -> None:
+    async def measure(load: Load, _: Any, *, drafter: str, endpoint: str, round_: int) -> None:
         await load.together([document(999)], 16)
         for streams in (1, 8):
             for turn in range(3 if streams == 1 else 2):
@@ -107,13 +112,12 @@ async def speculation(model: str, arguments: Sequence[str]) -> None:
             for endpoint in ("completions", "chat"):
                 questions = PromptMaker(5 + round_)
                 flags = [*arguments, "--drafter", drafter]
-                await with_server(model, flags, lambda load, _: measure(load, drafter, endpoint, round_), endpoint)
+                job = partial(measure, drafter=drafter, endpoint=endpoint, round_=round_)
+                await with_server(model, flags, job, endpoint)
     for task in ("rewriting JSON", "chat"):
         for streams in (1, 8):
             plain, drafted = (statistics.median(rates[task, drafter, streams]) for drafter in ("none", "ngram"))
-            print(
-                f"{task}, {streams} streams: {plain:.0f} tok/s plain, {drafted:.0f} with drafts: {drafted / plain:.2f} x"
-            )
+            print(f"{task}, {streams} streams: {plain:.0f} tok/s, {drafted:.0f} with drafts: {drafted / plain:.2f} x")
 
 
 # --------------------------------------------------------------------------------------------------------------- prefix
@@ -135,7 +139,7 @@ async def prefix(model: str, arguments: Sequence[str]) -> None:
         await ttft(system, "First of all?")
         warm = [await ttft(system, " ".join(maker.words(8))) for _ in range(32)]
         c, w = statistics.median(cold), statistics.median(warm)
-        print(f"1,000 tokens of system prompt: {1e3 * c:.0f} ms to the first token cold, {1e3 * w:.0f} ms shared by 32: "
+        print(f"1,000 tokens before: {1e3 * c:.0f} ms to the first token cold, {1e3 * w:.0f} ms shared by 32: "
               f"{c / w:.1f} x shorter")  # fmt: skip
         system = " ".join(maker.words(1000))
         together = await asyncio.gather(*(ttft(system, " ".join(maker.words(8))) for _ in range(32)))
@@ -208,7 +212,7 @@ async def overload(model: str, arguments: Sequence[str], seconds: float) -> None
         print(f"sustained {rate:.1f} requests/s; offered {10 * rate:.0f}/s for {seconds:g} s: {dict(ends)}")
         print(f"accepted: {statistics.median(e2e):.2f} s median, {percentile(e2e, 0.99):.2f} s p99 end to end; "
               f"queue empty {drained:.1f} s after the load")  # fmt: skip
-        print(f"e2e alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s before, {after[0].e2e:.3f} s for the first "
+        print(f"e2e alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s before, {after[0].e2e:.3f} s first "
               f"request afterwards")  # fmt: skip
         if memory and grown:
             print(f"resident: {memory['resident'] >> 20} MiB before, {grown['resident'] >> 20} MiB after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -205,3 +206,24 @@ def test_a_redacted_log_holds_no_text(tmp_path: Path, model: Path, redact: str) 
     assert last == (
         "1 the same, 0 different, 0 skipped" if redact == "answers" else "0 the same, 0 different, 1 skipped"
     )
+
+
+def test_no_request_however_malformed_is_a_500_or_harms_the_server(server: Any) -> None:
+    rng = random.Random(8)
+    odd: list[Any] = [None, True, -1, 0, 2**70, 1e308, "", "\x00", "x" * 500, [], {}, [[]], {"a": [1]}]
+    fields = ["messages", "max_tokens", "temperature", "top_p", "stop", "n", "seed", "logit_bias", "stream", "logprobs"]
+    with httpx.Client(timeout=60) as client:
+        for _ in range(300):
+            body: dict[str, Any] = chat(max_tokens=2)
+            for name in rng.sample(fields, rng.randint(1, 3)):
+                body[name] = rng.choice(odd)
+            data = bytearray(json.dumps(body).encode())
+            if rng.random() < 0.4:
+                for _ in range(rng.randint(1, 4)):
+                    data[rng.randrange(len(data))] = rng.randrange(256)
+            path = rng.choice(["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"])
+            response = client.post(server.url + path, content=bytes(data))
+            assert response.status_code in (200, 400, 404, 429), (path, bytes(data), response.text)
+            if response.status_code != 200:
+                assert response.json()["error"]["message"]
+    assert post(server, max_tokens=3, ignore_eos=True).json()["usage"]["completion_tokens"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -140,7 +141,7 @@ def test_more_rows_never_cost_less(observed: list[tuple[int, float]]) -> None:
     for rows, seconds in observed:
         cost.observe(rows, seconds)
     curve = [cost.seconds(rows) or 0.0 for rows in (1, 2, 3, 7, 20, 150, 900, 4000, 9000)]
-    assert all(b >= a - 1e-9 for a, b in zip(curve, curve[1:]))
+    assert all(b >= a - 1e-9 for a, b in pairwise(curve))
 
 
 def test_single_steps_that_a_neighbour_disturbed_hardly_count() -> None:

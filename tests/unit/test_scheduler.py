@@ -18,8 +18,10 @@ from forge_kv_paged.paged import PagedKVCache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forge.builtin.policy import LEAST_TOKENS, SMOOTH_SECONDS, STALL
 from forge.builtin.scheduler import ContinuousScheduler, fair_shares
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
+from forge.interfaces.cost import StepCost
 from forge.interfaces.kv_cache import CacheShape, KVCache
 from forge.interfaces.scheduler import Batch, Outputs, SchedulerLimits
 from forge.testing.kv_cache import ModelledPages, PlainSequence
@@ -562,3 +564,68 @@ def test_under_a_steady_stream_nobody_starves() -> None:
             engine.scheduler.abort(late.id)
         assert engine.steps < 2000, "short prompts keep the long ones out"
     engine.run()
+
+
+# -- what steps take
+
+
+class LinearCost(StepCost):
+    """A machine that takes as long for each row."""
+
+    def __init__(self, fixed: float, each: float) -> None:
+        super().__init__()
+        self.fixed, self.each = fixed, each
+
+    def seconds(self, rows: int) -> float:
+        return self.fixed + self.each * rows
+
+
+def priced(engine: SimulatedEngine, cost: StepCost) -> SimulatedEngine:
+    """The same engine, with a scheduler that knows what steps take."""
+    engine.scheduler = ContinuousScheduler(engine.kv, engine.limits, cost)
+    return engine
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(traces, st.floats(0.0, 0.01), st.floats(0.0001, 0.005))
+def test_steps_stay_within_their_time_and_nobody_starves(trace: Trace, fixed: float, each: float) -> None:
+    draw = random.Random(trace.seed)
+    limits = SchedulerLimits(trace.batch, 4 * trace.prefill, max_model_len=60, max_queue=1000)
+    kv = naive(1 + trace.blocks // 8, 60) if trace.naive else paged(trace.blocks, trace.block_size)
+    cost = LinearCost(fixed, each)
+    engine = priced(SimulatedEngine(kv, limits, eos=0), cost)
+    prompts = _arrivals(draw, min(60, kv.max_sequence_len))
+    expected = {seq.id: alone(seq.tokens, seq.max_len, eos=0) for seq in prompts}
+    pending = list(prompts)
+    while pending or engine.scheduler.waiting or engine.scheduler.running:
+        while pending and draw.random() < 0.4:
+            engine.submit(pending.pop(0))
+        drafts = {seq.id: _drafts(draw, seq.tokens) for seq in engine.scheduler.running if draw.random() < 0.5}
+        decodes = sum(len(seq.tokens) - seq.num_computed == 1 for seq in engine.scheduler.running)
+        batch = engine.step(drafts)
+        assert engine.steps < 8000, "no progress"
+        if batch is not None and decodes:
+            prompt_rows = sum(span.length for span in batch.spans if not span.drafts and span.length > 1)
+            target = max(SMOOTH_SECONDS, STALL * cost.seconds(decodes))
+            assert prompt_rows <= LEAST_TOKENS or cost.seconds(decodes + prompt_rows) <= target + 1e-9
+    assert engine.done == expected
+    assert engine.kv.usage().used == 0
+
+
+def test_waiting_outweighs_priority_in_time(engine: SimulatedEngine) -> None:
+    old = PlainSequence(1, prompt(1, 9), 40, priority=1, arrival=0.0)
+    soon = PlainSequence(2, prompt(2, 9), 40, priority=0, arrival=29.0)
+    late = PlainSequence(3, prompt(3, 9), 40, priority=0, arrival=31.0)
+    for seq in (late, old, soon):
+        engine.submit(seq)
+    assert [seq.id for seq in engine.scheduler.waiting] == [2, 1, 3]
+
+
+def test_a_shorter_prompt_does_not_wait_for_much_longer_ones(engine: SimulatedEngine) -> None:
+    for number in range(4):
+        engine.submit(sequence(number, 400))
+    engine.step()
+    engine.submit(sequence(8, 380))
+    engine.submit(sequence(9, 40))
+    assert 9 in spans(engine.step())
+    assert [seq.id for seq in engine.scheduler.waiting] == [8]

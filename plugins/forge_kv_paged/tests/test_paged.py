@@ -10,7 +10,7 @@ from forge_kv_paged.options import PagedOptions
 from forge_kv_paged.paged import PagedKVCache
 
 from forge.errors import ConfigError
-from forge.interfaces.kv_cache import CacheLimits, CacheShape, Growth
+from forge.interfaces.kv_cache import CacheLimits, CacheMiss, CacheShape, Growth
 from forge.testing.kv_cache import ModelledPages, PlainSequence
 
 BLOCK = 4
@@ -333,3 +333,36 @@ def test_plan_that_does_not_fit_names_the_figures(options: PagedOptions) -> None
 def test_wrong_options_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PagedOptions(**wrong)
+
+
+# -- why a prefix wasn't found
+
+
+def test_a_cache_says_why_a_prefix_was_not_found() -> None:
+    kv = PagedKVCache(CacheShape(6, 4))
+
+    def run(number: int, tokens: list[int]) -> tuple[int, CacheMiss | None]:
+        seq = PlainSequence(number, tokens)
+        found = kv.attach(seq, len(tokens) - 1)
+        assert kv.grow(seq, len(tokens)) is Growth.READY
+        miss = kv.explain(seq)
+        kv.publish(seq, len(tokens))
+        kv.release(seq)
+        kv.check()
+        return found, miss
+
+    first = list(range(12))
+    assert run(1, first) == (0, CacheMiss("new", 0))
+    assert run(2, [*first[:10], 99, 98, 97]) == (8, CacheMiss("diverged", 10))
+    assert run(3, first) == (8, None), "the last token is always computed"
+    assert run(4, [0, 1, 50]) == (0, None), "not a whole block"
+    assert run(5, list(range(100, 124))) == (0, CacheMiss("new", 0)), "it evicts all that it could be compared with"
+    assert run(6, first) == (0, CacheMiss("evicted", 0))
+
+
+def test_a_cache_without_reuse_says_so() -> None:
+    kv = PagedKVCache(CacheShape(6, 4), PagedOptions(prefix_reuse=False))
+    seq = PlainSequence(1, list(range(9)))
+    kv.attach(seq, 8)
+    kv.grow(seq, 9)
+    assert kv.explain(seq) == CacheMiss("disabled", 0)

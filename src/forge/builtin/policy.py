@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from forge.interfaces.cost import StepCost
 
 STALL = 2.5
-"""With prompts beside it, a decoding step may take at most so many times what it takes alone. A stream's p99 gap between
-tokens then stays within three times its quiet value, what the server adds included."""
+"""With prompts beside it, a decoding step may take at most so many times what it takes alone. A stream's p99 gap
+between tokens then stays within three times its quiet value, what the server adds included."""
 
 SMOOTH_SECONDS = 0.02
 """A step of this length is always fine: nobody reads faster than 50 tokens a second."""

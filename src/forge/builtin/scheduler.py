@@ -207,7 +207,7 @@ class ContinuousScheduler(Scheduler):
         return most if self.cost is None else self._pace.prompt_tokens(self.cost, decodes, most)
 
     def _worthwhile(self, drafts: Mapping[int, Seq[int]], decodes: Seq[Sequence], rows: int) -> Mapping[int, Seq[int]]:
-        """The beginnings of these drafts that pay in a step of `rows` other rows; now and then one that doesn't seem to."""
+        """The beginnings of these drafts that pay beside `rows` other rows; now and then one that doesn't seem to."""
         if self.cost is None or not drafts:
             return drafts
         acceptance = {seq.id: seq.acceptance for seq in decodes if drafts.get(seq.id)}

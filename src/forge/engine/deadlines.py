@@ -1,4 +1,4 @@
-"""Time limits of requests: until their first step, and until their end. Knows no clock: the engine says what time it is."""
+"""Time limits of requests: until their first step, and until their end. The engine says what time it is."""
 
 from __future__ import annotations
 

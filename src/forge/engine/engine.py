@@ -59,8 +59,8 @@ DRAFTS = 256
 
 @frozen
 class Parts:
-    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost: what
-    steps take, which the scheduler asks and the engine tells. constraining: what answers must follow.
+    """The components of one engine, assembled. eos: ids that end a sequence. drafter: None for no speculation. cost:
+    what steps take, which the scheduler asks and the engine tells. constraining: what answers must follow.
     """
 
     backend: Backend

@@ -284,7 +284,7 @@ class EngineClient:
             self._writer = None
 
     async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
-        """Kill an engine that gives no sign of life between two of its steps for too long. Loading takes what it takes."""
+        """Kill an engine that gives no sign of life for too long. Loading takes what it takes."""
         timeout = self._watchdog_timeout
         while timeout:
             await asyncio.sleep(timeout / WATCHES)

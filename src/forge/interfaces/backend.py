@@ -178,7 +178,7 @@ class Backend:
         return max(0, min(free, limit - used)), min(total, limit)
 
     def cost(self) -> StepCost:
-        """What steps on this backend take, for policies; new for each engine. As it is, learned from the steps that run."""
+        """What steps on this backend take, for policies; new for each engine. Here: learned from the steps that run."""
         return StepCost()
 
     def prepare(self, parts: Seq[Weight], uses: Collection[Use]) -> Prepared:

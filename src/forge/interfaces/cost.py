@@ -1,4 +1,4 @@
-"""What a step costs: seconds by rows, learned from the steps that ran. Policies ask it; nothing depends on its truth."""
+"""What a step costs: seconds by rows, learned from the steps that ran. Answers never depend on it."""
 
 from __future__ import annotations
 

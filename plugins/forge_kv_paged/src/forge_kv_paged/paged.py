@@ -350,7 +350,9 @@ class PagedKVCache(KVCache):
     def _check_prefixes(self) -> None:
         assert {known.chain: block for block, known in self._published.items()} == self._index, "index"
         children = {(known.parent, block) for block, known in self._published.items()}
-        assert children == {(parent, block) for parent, blocks in self._children.items() for block in blocks}, "children"
+        assert children == {(parent, block) for parent, blocks in self._children.items() for block in blocks}, (
+            "children"
+        )
         age = {block: number for number, block in enumerate(self._idle)}
         for block, known in self._published.items():
             assert len(known.tokens) == self._size, "a published block isn't full"
