@@ -183,7 +183,8 @@ class _Multiple:
         return self._class(state * 10 + digit)
 
     def accepts(self, state: int, count: int) -> bool:
-        return state * 10 ** max(0, self.scale - count) % self.modulus == 0
+        zeros = max(0, self.scale - count)
+        return state * int(10**zeros) % self.modulus == 0
 
     def _class(self, value: int) -> int:
         value %= self.modulus
@@ -213,7 +214,7 @@ SIGN, ZERO, WHOLE, POINT, FRACTION = range(5)
 class _State(NamedTuple):
     side: int
     phase: int
-    count: int
+    read: int
     parts: tuple[Any, ...]
 
 
@@ -296,20 +297,20 @@ class _Numbers:
     def _after_digit(self, state: _State, digit: int) -> _State | None:
         parts = self.sides[state.side] or []
         if state.phase in (POINT, FRACTION):
-            if state.count >= self.max_fraction:
+            if state.read >= self.max_fraction:
                 return None
-            moved = [part.fraction_digit(s, state.count, digit) for part, s in zip(parts, state.parts)]
-            return self._state(state, FRACTION, state.count + 1, moved)
-        if state.phase == ZERO or state.count >= self.max_whole:
+            moved = [part.fraction_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
+            return self._state(state, FRACTION, state.read + 1, moved)
+        if state.phase == ZERO or state.read >= self.max_whole:
             return None
-        moved = [part.whole_digit(s, state.count, digit) for part, s in zip(parts, state.parts)]
-        return self._state(state, ZERO if not digit and state.phase == SIGN else WHOLE, state.count + 1, moved)
+        moved = [part.whole_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
+        return self._state(state, ZERO if not digit and state.phase == SIGN else WHOLE, state.read + 1, moved)
 
     def _after_point(self, state: _State) -> _State | None:
         if self.integer or state.phase not in (ZERO, WHOLE):
             return None
         parts = self.sides[state.side] or []
-        return self._state(state, POINT, 0, [part.point(s, state.count) for part, s in zip(parts, state.parts)])
+        return self._state(state, POINT, 0, [part.point(s, state.read) for part, s in zip(parts, state.parts)])
 
     @staticmethod
     def _state(state: _State, phase: int, count: int, parts: list[Any]) -> _State | None:
@@ -321,8 +322,8 @@ class _Numbers:
             return False
         parts = self.sides[state.side] or []
         if state.phase == FRACTION:
-            return all(part.accepts(s, state.count) for part, s in zip(parts, state.parts))
-        ended = [part.point(s, state.count) for part, s in zip(parts, state.parts)]
+            return all(part.accepts(s, state.read) for part, s in zip(parts, state.parts))
+        ended = [part.point(s, state.read) for part, s in zip(parts, state.parts)]
         return all(s is not None and part.accepts(s, 0) for part, s in zip(parts, ended))
 
 

@@ -35,7 +35,7 @@ class Stage(Enum):
 class Partial:
     """A character that has begun.
 
-    value: the bits or hexadecimal digits so far; missing: how many bytes or digits are to come; high: the high surrogate
+    value: the bits or hexadecimal digits so far; missing: how many bytes or digits are to come; high: the surrogate
     before; ranges: the code points (first, last) that it can still become.
     """
 

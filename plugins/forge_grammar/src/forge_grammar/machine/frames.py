@@ -2,8 +2,8 @@
 
 All alternatives of a frame read the same text, hence the same brackets and commas; they differ in the shape they follow
 and how far they are in it. An alternative answers for a `Request` of the value position that the frame stands in, and
-awaits one for the value to come. When a value has ended, the requests that accept it are known, and the alternatives that
-await one of them go on. Frames are immutable and shared between configurations.
+awaits one for the value to come. When a value has ended, the requests that accept it are known, and the alternatives
+that await one of them go on. Frames are immutable and shared between configurations.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from attrs import frozen
 
 from forge_grammar.machine.canonical import canonical
 from forge_grammar.machine.grammar import ArrayShape, ObjectShape, Program
-from forge_grammar.machine.lexemes import Formed, StringLexeme, Tag, Words
+from forge_grammar.machine.lexemes import Formed, StringLexeme, Words
 from forge_grammar.program import NONE
 
-Accepted = frozenset[Tag]
 A = TypeVar("A")
 NOTHING_USED: frozenset[str] = frozenset()
 
@@ -32,6 +31,10 @@ class Request:
     unique: bool = False
 
 
+Accepted = frozenset[Request]
+KeyTag = tuple[int, int, int]
+
+
 @frozen
 class Root:
     """The bottom of every stack. trigger: which one began the value; NONE where the value is the whole output."""
@@ -41,7 +44,7 @@ class Root:
 
 @frozen
 class ObjectAlternative:
-    """One way to read an object. at, count: see `ObjectShape`; awaited: as what the value of the last key is awaited."""
+    """One way to read an object. at, count: see `ObjectShape`; awaited: as what the last key's value is awaited."""
 
     request: Request
     shape: ObjectShape
@@ -63,8 +66,11 @@ class ArrayAlternative:
 
 @frozen
 class ObjectFrame:
-    """An open object. start: where its text begins, NONE where nobody will ask for it; used: the keys so far, kept only
-    where a class of keys is possible."""
+    """An open object.
+
+    start: where its text begins, NONE where nobody will ask for it. used: the keys so far, kept only where a class of
+    keys is possible.
+    """
 
     below: Frame
     start: int
@@ -83,10 +89,10 @@ class ObjectFrame:
         """The alternatives that may have another key."""
         return self._keep(a for a in self.alternatives if any(a.shape.allowed(a.at, a.count, self.used)))
 
-    def key(self) -> StringLexeme | None:
+    def key(self) -> StringLexeme[KeyTag] | None:
         """The key after its opening quote. Tags: (number of the alternative, index of the property or NONE, type)."""
-        literals: list[Words] = []
-        terms: list[Formed | None] = []
+        literals: list[Words[KeyTag]] = []
+        terms: list[Formed[KeyTag] | None] = []
         for number, a in enumerate(self.alternatives):
             names, others = a.shape.allowed(a.at, a.count, self.used)
             for i in names:
@@ -95,13 +101,11 @@ class ObjectFrame:
             if others:
                 taken = (*self.used, *a.shape.names)
                 terms += (
-                    Formed.start((number, NONE, c.type), c.keys, taken)
-                    for c in a.shape.classes
-                    if c.type != NONE
+                    Formed.start((number, NONE, c.type), c.keys, taken) for c in a.shape.classes if c.type != NONE
                 )
         return StringLexeme.start(literals, terms)
 
-    def after_key(self, accepted: frozenset[tuple[int, int, int]], text: bytes) -> ObjectFrame:
+    def after_key(self, accepted: frozenset[KeyTag], text: bytes) -> ObjectFrame:
         """After a key, by the tags that accept it. text: of the key, as JSON."""
         alternatives = []
         for number, index, type_id in sorted(accepted):
@@ -132,7 +136,7 @@ class ObjectFrame:
 
 @frozen
 class ArrayFrame:
-    """An open array. start: see `ObjectFrame`; used: canonical texts of its items, kept only where they must be unique."""
+    """An open array. start: see `ObjectFrame`; used: its items as canonical texts, kept only where unique."""
 
     below: Frame
     start: int
@@ -155,9 +159,7 @@ class ArrayFrame:
                 if a.shape.unique and not program.types[type_id].has_fresh(self.used):
                     continue
                 awaited = Request(type_id, a.shape.unique)
-                alternatives.append(
-                    ArrayAlternative(a.request, a.shape, a.shape.next_index(a.index), counts, awaited)
-                )
+                alternatives.append(ArrayAlternative(a.request, a.shape, a.shape.next_index(a.index), counts, awaited))
         return self._keep(alternatives)
 
     @property
@@ -166,7 +168,7 @@ class ArrayFrame:
         return any(a.shape.unique for a in self.alternatives)
 
     def after_value(self, accepted: Accepted, text: bytes) -> ArrayFrame | None:
-        """The alternatives whose awaited request is among those that accept the item. text: of the item, if asked for."""
+        """The alternatives whose awaited request is among those that accept the item. text: its, if asked for."""
         alternatives = _distinct(
             ArrayAlternative(a.request, a.shape, a.index, a.counts) for a in self.alternatives if a.awaited in accepted
         )

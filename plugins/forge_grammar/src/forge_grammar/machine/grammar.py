@@ -130,9 +130,7 @@ class ArrayShape:
         while True:
             if any(c.maximum != NONE and n + f > c.maximum for n, f, c in zip(counts, forced, self.contains)):
                 return False
-            if index >= self.minimum and all(
-                n + p >= c.minimum for n, p, c in zip(counts, possible, self.contains)
-            ):
+            if index >= self.minimum and all(n + p >= c.minimum for n, p, c in zip(counts, possible, self.contains)):
                 return True
             plain = self.type_at(index)
             if plain == NONE or index > last:
@@ -230,8 +228,10 @@ class ObjectShape:
         return count >= self.minimum and not self._remaining(at)[0]
 
     def allowed(self, at: int, count: int, used: frozenset[str]) -> tuple[list[int], bool]:
-        """The declared properties that may come next, and whether a key of a class may, so that the object can be
-        completed after it. used: the keys that there are."""
+        """The declared properties that may come next, and whether a key of a class may.
+
+        Only what leaves an object that can be completed. used: the keys that there are.
+        """
         capacity = self._capacity(used)
         names = []
         for i in self._open(at):

@@ -1,13 +1,14 @@
 """Strings, keys and bare values while they're being read: which of the things awaited the text can still become.
 
 A lexeme is a vector of entries, each with a tag that says for whom it is read. Literals go by bytes, languages by code
-points, so that lengths count code points and patterns see through escapes. An entry that no text can complete any more is
-dropped at once; a lexeme without entries doesn't exist.
+points, so that lengths count code points and patterns see through escapes. An entry that no text can complete any more
+is dropped at once; a lexeme without entries doesn't exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 from attrs import evolve, frozen
 
@@ -18,18 +19,18 @@ from forge_grammar.machine.words import after, number_is_fresh, some_word, some_
 from forge_grammar.program import NONE
 from forge_grammar.regular.dfa import DEAD, Dfa
 
-Tag = Hashable
+T = TypeVar("T")
 QUOTE = ord('"')
 
 
 @frozen
-class Words:
+class Words(Generic[T]):
     """Literals that begin with the text so far."""
 
-    tag: Tag
+    tag: T
     words: tuple[bytes, ...]
 
-    def step(self, depth: int, byte: int) -> Words | None:
+    def step(self, depth: int, byte: int) -> Words[T] | None:
         """Those that go on with a byte. depth: of the text so far."""
         words = tuple(word for word in self.words if len(word) > depth and word[depth] == byte)
         return Words(self.tag, words) if words else None
@@ -40,18 +41,21 @@ class Words:
 
 
 @frozen
-class Formed:
-    """A string term: the automaton's state after the characters so far, how many they were (not counted on where nothing
-    depends on it), and what's left of the excluded strings that begin with them."""
+class Formed(Generic[T]):
+    """A string term while it's being read.
 
-    tag: Tag
+    state: the automaton's after the characters so far. length: how many they were, not counted on where nothing depends
+    on it. excluded: what's left of the excluded strings that begin with them.
+    """
+
+    tag: T
     term: StringTerm
     state: int
     length: int
     excluded: tuple[str, ...]
 
     @staticmethod
-    def start(tag: Tag, term: StringTerm, taken: tuple[str, ...]) -> Formed | None:
+    def start(tag: T, term: StringTerm, taken: tuple[str, ...]) -> Formed[T] | None:
         """The term at its start, with more strings excluded; None if none is left."""
         formed = Formed(tag, term, term.dfa.start, 0, (*term.excluded, *taken))
         return formed if formed._viable() else None
@@ -66,7 +70,7 @@ class Formed:
             return self.state != DEAD
         return some_word(self.term.dfa, self.state, least, most, self.excluded)
 
-    def step(self, code_point: int) -> Formed | None:
+    def step(self, code_point: int) -> Formed[T] | None:
         """After a character."""
         bounded = self.term.maximum != NONE
         length = self.length + 1 if bounded else min(self.length + 1, self.term.minimum)
@@ -83,23 +87,21 @@ class Formed:
     def complete(self) -> bool:
         """Whether the string may end here."""
         return (
-            bool(self.term.dfa.accepting[self.state])
-            and self.length >= self.term.minimum
-            and "" not in self.excluded
+            bool(self.term.dfa.accepting[self.state]) and self.length >= self.term.minimum and "" not in self.excluded
         )
 
 
 @frozen
-class StringLexeme:
+class StringLexeme(Generic[T]):
     """A string or key from its opening quote on. depth: bytes so far, the quote included."""
 
-    literals: tuple[Words, ...]
-    terms: tuple[Formed, ...]
+    literals: tuple[Words[T], ...]
+    terms: tuple[Formed[T], ...]
     depth: int = 1
     partial: Partial | None = None
 
     @staticmethod
-    def start(literals: Iterable[Words], terms: Iterable[Formed | None]) -> StringLexeme | None:
+    def start(literals: Iterable[Words[T]], terms: Iterable[Formed[T] | None]) -> StringLexeme[T] | None:
         """After the opening quote."""
         lexeme = StringLexeme(
             tuple(entry for entry in literals if entry.words), tuple(entry for entry in terms if entry)
@@ -110,7 +112,7 @@ class StringLexeme:
         """Whether the byte is the closing quote."""
         return byte == QUOTE and self.partial is None
 
-    def step(self, byte: int) -> StringLexeme | None:
+    def step(self, byte: int) -> StringLexeme[T] | None:
         """After a byte that isn't the closing quote."""
         character = read_json(self.partial, byte)
         if character is None:
@@ -126,33 +128,32 @@ class StringLexeme:
         depth = self.depth + 1 if literals else 0
         return StringLexeme(literals, terms, depth, partial) if literals or terms else None
 
-    def accepted(self) -> frozenset[Tag]:
+    def accepted(self) -> frozenset[T]:
         """The tags of what the string is, if the closing quote comes now."""
-        literals = {
-            entry.tag for entry in self.literals if (whole := entry.step(self.depth, QUOTE)) and whole.complete(self.depth + 1)
-        }
+        closed = (entry.step(self.depth, QUOTE) for entry in self.literals)
+        literals = {entry.tag for entry in closed if entry and entry.complete(self.depth + 1)}
         return frozenset(literals | {entry.tag for entry in self.terms if entry.complete()})
 
 
 @frozen
-class Number:
+class Number(Generic[T]):
     """A number's automaton; used: canonical texts of values that it mustn't have."""
 
-    tag: Tag
+    tag: T
     dfa: Dfa
     state: int
     used: frozenset[str]
 
 
 @frozen
-class BareLexeme:
+class BareLexeme(Generic[T]):
     """A number, true, false or null. It ends where something else begins."""
 
-    literals: tuple[Words, ...]
-    numbers: tuple[Number, ...]
+    literals: tuple[Words[T], ...]
+    numbers: tuple[Number[T], ...]
     text: str = ""
 
-    def step(self, byte: int) -> BareLexeme | None:
+    def step(self, byte: int) -> BareLexeme[T] | None:
         """After a byte of the value."""
         if byte >= 0x80:
             return None
@@ -166,7 +167,7 @@ class BareLexeme:
         )
         return BareLexeme(literals, numbers, text) if literals or numbers else None
 
-    def accepted(self) -> frozenset[Tag]:
+    def accepted(self) -> frozenset[T]:
         """The tags of what the value is, if it ends here."""
         literals = {entry.tag for entry in self.literals if entry.complete(len(self.text))}
         complete = (entry for entry in self.numbers if entry.dfa.accepting[entry.state])

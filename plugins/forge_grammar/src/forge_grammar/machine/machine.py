@@ -21,8 +21,6 @@ Every alternative that a position holds can be completed, hence a byte is allowe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from attrs import evolve, frozen
 
 from forge_grammar.machine.canonical import canonical
@@ -32,6 +30,7 @@ from forge_grammar.machine.frames import (
     ArrayAlternative,
     ArrayFrame,
     Frame,
+    KeyTag,
     ObjectAlternative,
     ObjectFrame,
     Request,
@@ -129,7 +128,7 @@ class InString(Position):
     """In a string that's a value. start: where it begins, if its text will be asked for."""
 
     frame: Frame
-    lexeme: StringLexeme
+    lexeme: StringLexeme[Request]
     start: int
 
     def step(self, byte: int, program: Program, text: Text) -> Position | None:
@@ -147,7 +146,7 @@ class InBare(Position):
     """In a number, true, false or null."""
 
     frame: Frame
-    lexeme: BareLexeme
+    lexeme: BareLexeme[Request]
 
     def step(self, byte: int, program: Program, text: Text) -> Position | None:
         lexeme = self.lexeme.step(byte)
@@ -159,8 +158,10 @@ class InBare(Position):
         return after.step(byte, program, text) if after else None
 
     def is_final(self, program: Program) -> bool:
-        ends = isinstance(self.frame, Root) and (self.frame.trigger == NONE or not program.triggers[self.frame.trigger].end)
-        return ends and bool(self.lexeme.accepted())
+        if not isinstance(self.frame, Root):
+            return False
+        trigger = self.frame.trigger
+        return (trigger == NONE or not program.triggers[trigger].end) and bool(self.lexeme.accepted())
 
     def text_from(self) -> int:
         return _recorded(self.frame)
@@ -192,7 +193,7 @@ class InKey(Position):
     """In a key, which begins at `start`."""
 
     frame: ObjectFrame
-    lexeme: StringLexeme
+    lexeme: StringLexeme[KeyTag]
     start: int
 
     def step(self, byte: int, program: Program, text: Text) -> Position | None:
@@ -379,14 +380,14 @@ def viable_prefix(program: Program, text: bytes) -> int:
     return len(text)
 
 
-def _begin(
-    frame: Frame, requests: tuple[Request, ...], byte: int, program: Program, start: int
-) -> Position | None:
+def _begin(frame: Frame, requests: tuple[Request, ...], byte: int, program: Program, start: int) -> Position | None:
     """The first byte of a value, at offset `start`."""
     asked = start if any(request.unique for request in requests) else NONE
     if byte == ord("{"):
         objects = tuple(
-            ObjectAlternative(r, program.objects[shape], 0, 0) for r in requests for shape in program.types[r.type].objects
+            ObjectAlternative(r, program.objects[shape], 0, 0)
+            for r in requests
+            for shape in program.types[r.type].objects
         )
         return BeforeKey(ObjectFrame(frame, asked, objects), Gap(), first=True) if objects else None
     if byte == ord("["):
@@ -409,9 +410,10 @@ def _opened(frame: ArrayFrame, program: Program) -> Position:
     return BeforeValue(items, _awaited(items) if items else (), Gap(), frame.closable())
 
 
-def _string(frame: Frame, requests: tuple[Request, ...], program: Program) -> StringLexeme | None:
+def _string(frame: Frame, requests: tuple[Request, ...], program: Program) -> StringLexeme[Request] | None:
     used = used_items(frame)
-    literals, terms = [], []
+    literals: list[Words[Request]] = []
+    terms: list[Formed[Request] | None] = []
     for r in requests:
         node = program.types[r.type]
         literals.append(Words(r, tuple(w for w in node.strings if not r.unique or canonical(w) not in used)))
@@ -420,9 +422,10 @@ def _string(frame: Frame, requests: tuple[Request, ...], program: Program) -> St
     return StringLexeme.start(literals, terms)
 
 
-def _bare(frame: Frame, requests: tuple[Request, ...], program: Program) -> BareLexeme:
+def _bare(frame: Frame, requests: tuple[Request, ...], program: Program) -> BareLexeme[Request]:
     used = used_items(frame)
-    literals, numbers = [], []
+    literals: list[Words[Request]] = []
+    numbers: list[Number[Request]] = []
     for r in requests:
         node = program.types[r.type]
         literals.append(Words(r, tuple(w for w in node.bare if not r.unique or canonical(w) not in used)))

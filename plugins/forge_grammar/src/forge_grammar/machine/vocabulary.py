@@ -27,9 +27,9 @@ class Node:
 class Vocabulary:
     """Tokens by id.
 
-    token_bytes: of each id, empty for none. special: ids that are never part of the text. eos: ids that end it. width: how
-    many ids a mask has, at least as many as there are tokens (models pad). cache_bytes: of masks kept, least recently used
-    out first. Errors: `ValueError` for ids out of range or a width that's too small.
+    token_bytes: of each id, empty for none. special: ids that are never part of the text. eos: ids that end it. width:
+    how many ids a mask has, at least as many as there are tokens (models pad). cache_bytes: of masks kept, those used
+    longest ago out first. Errors: `ValueError` for ids out of range or a width that's too small.
     """
 
     def __init__(

@@ -24,13 +24,11 @@ def some_word(dfa: Dfa, state: int, minimum: int, maximum: int, taken: tuple[str
     return some_word_in(dfa, state, minimum, maximum, taken, EVERYTHING)
 
 
-def some_word_in(
-    dfa: Dfa, state: int, minimum: int, maximum: int, taken: tuple[str, ...], ranges: Ranges
-) -> bool:
+def some_word_in(dfa: Dfa, state: int, minimum: int, maximum: int, taken: tuple[str, ...], ranges: Ranges) -> bool:
     """As `some_word`, of words that begin with a code point in one of the ranges (first, last).
 
-    A first code point that no taken word has decides by lengths alone; the others are followed one by one, so the work is
-    bounded by the length of the taken words.
+    A first code point that no taken word has decides by lengths alone; the others are followed one by one, so the work
+    is bounded by the length of the taken words.
     """
     if state == DEAD or maximum == 0:
         return False
