@@ -520,7 +520,8 @@ class Algebra:
         if len(terms) < 2:
             return terms
         top = TOPS[kind]
-        if any(term is top or term == top for term in terms):
+        # What other terms evaluate still matters where something is unevaluated.
+        if not (self.document.unevaluated and kind in ("object", "array")) and any(term == top for term in terms):
             return (top,)
         unique = list(dict.fromkeys(_merged(kind, terms)))
         if len(unique) > 8:

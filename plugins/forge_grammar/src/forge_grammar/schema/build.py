@@ -243,6 +243,8 @@ def _number_language(term: Numbers, *, integer: bool) -> Language:
     language = number_language(
         integer=integer or term.integer, multiple_of=tuple(sorted(term.multiples)), excluded=excluded, **bounds
     )
+    if term.others:
+        language &= Language.regex("^[^eE]*$")  # as the languages of multiples have no exponents
     for divisor in sorted(term.others):
         language -= number_language(integer=False, multiple_of=(divisor,))
     return language

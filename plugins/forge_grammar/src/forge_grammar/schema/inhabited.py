@@ -16,7 +16,7 @@ def without_empty(
     full = [bool(node.literals or node.strings or node.numbers) for node in types]
     if not all(full):
         _grow(full, types, arrays, objects)
-    if all(full):
+    if all(full) and not any(map(_bounded, objects)) and not any(shape.contains for shape in arrays):
         return types, arrays, objects, full
     live_arrays = [_array_lives(shape, full) for shape in arrays]
     live_objects = [_object_lives(shape, full) for shape in objects]
@@ -29,6 +29,11 @@ def without_empty(
         for node in types
     ]
     return kept, [_array_kept(s, full) for s in arrays], [_object_kept(s, full) for s in objects], full
+
+
+def _bounded(shape: ObjectShape) -> bool:
+    """Whether a shape may be empty though all its types have values."""
+    return shape.minimum > 0 or shape.maximum != NONE
 
 
 def _grow(full: list[bool], types: Sequence[TypeNode], arrays: Sequence[ArrayShape], objects: Sequence[ObjectShape]) -> None:

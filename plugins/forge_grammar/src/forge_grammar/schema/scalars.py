@@ -40,6 +40,8 @@ class Scalars:
             terms.append(Strings(None, low=low, high=high))
         terms += [term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))]
         if positive:
+            if high != UNBOUNDED and low > high:
+                return []
             met: Strings | None = Strings()
             for term in terms:
                 met = met and meet_strings(met, term)
