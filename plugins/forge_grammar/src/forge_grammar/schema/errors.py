@@ -8,11 +8,10 @@ from forge.errors import InvalidRequest
 class SchemaError(InvalidRequest):
     """A schema that can't be enforced exactly. pointer: JSON pointer of the subschema; keyword: "" for all of it."""
 
-    code = "invalid_schema"
-
     def __init__(self, pointer: str, keyword: str, reason: str) -> None:
         place = pointer or "the root"
-        super().__init__(f"schema at {place}: {f'`{keyword}`: ' if keyword else ''}{reason}")
+        message = f"schema at {place}: {f'`{keyword}`: ' if keyword else ''}{reason}"
+        super().__init__(message, param=f"{pointer}/{keyword}" if keyword else pointer)
         self.pointer = pointer
         self.keyword = keyword
         self.reason = reason
