@@ -8,11 +8,7 @@ no year 0000.
 from __future__ import annotations
 
 from collections.abc import Callable
-<<<<<<< HEAD
-from functools import cache, partial
-=======
 from functools import lru_cache, partial
->>>>>>> i4r
 
 from forge_grammar.regular import Language
 
@@ -55,14 +51,6 @@ _LITERAL = rf"\[(?:{_IPV4}|IPv6:{_IPV6})\]"
 
 
 def _email(above: str, domain: str) -> str:
-<<<<<<< HEAD
-    """RFC 5321, section 4.1.2 (RFC 6531 with `above`): at most 64 code points before the last @."""
-    atom = f"[{_ATOM}{above}]+"
-    quoted = rf'"(?:[ !#-\[\]-~{above}]|\\[ -~])*"'
-    return rf'(?=[^]{{1,64}}@[^"@]*$)(?:{atom}(?:\.{atom})*|{quoted})@(?:{domain}|{_LITERAL})'
-
-
-=======
     """RFC 5321, section 4.1.2; with `above`, RFC 6531."""
     atom = f"[{_ATOM}{above}]+"
     quoted = rf'"(?:[ !#-\[\]-~{above}]|\\[ -~])*"'
@@ -72,7 +60,6 @@ def _email(above: str, domain: str) -> str:
 _LOCAL_PART = '[^]{1,64}@[^"@]*'
 """At most 64 code points before the last @ (RFC 5321, section 4.5.3.1.1)."""
 
->>>>>>> i4r
 _INTERNATIONAL_LABEL = f"[{_INTERNATIONAL}](?:[{_INTERNATIONAL}-]{{0,61}}[{_INTERNATIONAL}])?"
 
 _UCS = (
@@ -127,18 +114,11 @@ MAX_LENGTHS = {"hostname": 253, "email": 254, "idn-email": 254}
 in far fewer states."""
 
 
-<<<<<<< HEAD
-@cache
-def format_language(name: str) -> Language:
-    """The texts of a format (lengths beside: `MAX_LENGTHS`). Errors: `KeyError` if it isn't one of `FORMATS`."""
-    return Language.regex(_PATTERNS[name], whole=True)
-=======
 @lru_cache(maxsize=None)
 def format_language(name: str) -> Language:
     """The texts of a format (lengths beside: `MAX_LENGTHS`). Errors: `KeyError` if it isn't one of `FORMATS`."""
     language = Language.regex(_PATTERNS[name], whole=True)
     return language & Language.regex(_LOCAL_PART, whole=True) if name.endswith("email") else language
->>>>>>> i4r
 
 
 FORMATS: dict[str, Callable[[], Language]] = {name: partial(format_language, name) for name in _PATTERNS}
