@@ -124,7 +124,7 @@ class CudaBackend(Backend):
     @contextmanager
     def _here(self, what: str) -> Iterator[None]:
         """Work on this backend's device, without gradients. Errors: `ConfigError` for want of memory, with figures."""
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: pages may be written to outside
             if self.device.type != "cuda":
                 yield
                 return

@@ -65,7 +65,7 @@ def mask_kernel(LOGITS, MASKS, vocabulary, words, BLOCK: tl.constexpr):
 def _ordered(x):
     """Numbers as unsigned integers in the same order; both zeros are equal."""
     bits = tl.where(x == 0, 0.0, x).to(tl.uint32, bitcast=True)
-    return tl.where(bits >> 31 != 0, ~bits, bits | 0x80000000)
+    return tl.where(bits >> 31 != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def _threshold(LOGITS, vocabulary, most, heat, wanted, BY_MASS: tl.constexpr, BL
         over = _ordered(x) > prefix
         above += tl.sum(tl.where(over, tl.exp((x - most) * heat), 0.0), 0)
         number += tl.sum(tl.where(over, 1.0, 0.0), 0)
-    bits = tl.where(prefix >> 31 != 0, prefix & 0x7FFFFFFF, ~prefix)
+    bits = tl.where(prefix >> 31 != 0, prefix & 0x7FFFFFFF, prefix ^ 0xFFFFFFFF)
     return prefix, tl.exp((bits.to(tl.float32, bitcast=True) - most) * heat), above, number
 
 
