@@ -94,7 +94,8 @@ def test_the_probe_of_a_usable_machine_wins_over_the_cpu(monkeypatch: pytest.Mon
     assert result.ok
     assert result.score == 100
     assert result.detail == (
-        "NVIDIA H100 and 1 more, 80 GiB, compute capability 9.0; without CuPy, so that decoding quantised weights is slower"
+        "NVIDIA H100 and 1 more, 80 GiB, compute capability 9.0;"
+        " without CuPy, so that decoding quantised weights is slower"
     )
 
 

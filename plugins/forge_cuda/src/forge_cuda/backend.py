@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -77,7 +78,8 @@ def make_backend(device_index: int = 0, threads: int | None = None, options: Cud
         from forge_cuda.dp4a import CupyProducts
 
         products = CupyProducts(device)
-    place = Place(device, found.multiprocessors, launch, products, record if options.graphs else None)
+    recorder = partial(record, pool=torch.cuda.graph_pool_handle()) if options.graphs else None
+    place = Place(device, found.multiprocessors, launch, products, recorder)
     return CudaBackend(place, options)
 
 
@@ -134,8 +136,8 @@ class CudaBackend(Backend):
                 except torch.cuda.OutOfMemoryError as error:
                     free, total = torch.cuda.mem_get_info(self.device)
                     raise ConfigError(
-                        f"{torch.cuda.get_device_name(self.device)} has too little memory for {what}: {free / 2**30:.1f} of"
-                        f" {total / 2**30:.1f} GiB are free (see kv_cache.options.memory_fraction and"
+                        f"{torch.cuda.get_device_name(self.device)} has too little memory for {what}:"
+                        f" {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free (see kv_cache.options.memory_fraction and"
                         " backend.options.headroom_mib)"
                     ) from error
 
@@ -250,13 +252,14 @@ class CudaBackend(Backend):
         """The model's stack; each residual sum is left to the norm that follows."""
         stack = model.stack()
         assert stack is not None
+        self._angles = None  # so that a recorded step computes them itself
         x, delta = self.embedding(stack.embedding, inputs.token_ids), None
         for layer, spec in zip(stack.layers, stack.specs, strict=True):
             x, delta = self._attend(x, delta, layer, spec, inputs)
             x, delta = self._operations.mlp(x, delta, layer, spec)
-        return self._operations.rms_norm(
-            x, stack.final_norm, stack.norm_eps, torch.float32, delta, inputs.output_rows
-        )[1]
+        return self._operations.rms_norm(x, stack.final_norm, stack.norm_eps, torch.float32, delta, inputs.output_rows)[
+            1
+        ]
 
     def _attend(
         self, x: torch.Tensor, delta: torch.Tensor | None, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs
@@ -271,7 +274,7 @@ class CudaBackend(Backend):
     def _spans(self, inputs: StepInputs) -> SpanLists:
         """The step's lists on the device; made anew if the inputs were changed since they were staged."""
         lists = inputs.lists if isinstance(inputs, CudaInputs) else None
-        if lists is not None and lists.source == (inputs.span_starts, inputs.lengths):
+        if lists is not None and lists.source[0] is inputs.span_starts and lists.source[1] is inputs.lengths:
             return lists
         return make_lists(inputs.span_starts, inputs.lengths, self.device)
 
@@ -303,5 +306,3 @@ def _ours(*handles: Prepared) -> bool:
 
 def _serves_attention(spec: AttentionSpec) -> bool:
     return serves(spec, ATTENTION) and max(spec.k_dim, spec.v_dim) <= WIDEST_HEAD
-
-

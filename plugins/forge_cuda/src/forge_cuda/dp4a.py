@@ -1,4 +1,4 @@
-"""Products of quantised weights with few rows, in integers: CUDA C++ that CuPy compiles and starts on torch's stream."""
+"""Products of quantised weights with few rows, in integers: CUDA C++, compiled by CuPy and run on torch's stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WARPS, ROWS_A_WARP = 4, 2
 
 @frozen
 class Rounded:
-    """Activations in eight bits: quants int8 ``[n, in]``; scales float32 ``[n, in / 32]``; sums: of each group's values."""
+    """Eight-bit activations: quants int8 ``[n, in]``; scales, and sums of a group's values, float32 ``[n, in / 32]``."""
 
     quants: torch.Tensor
     scales: torch.Tensor

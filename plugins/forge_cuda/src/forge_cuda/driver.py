@@ -26,7 +26,7 @@ class DriverError(Exception):
 
 @frozen
 class Device:
-    """A GPU. capability: (major, minor); memory: total bytes; driver: the CUDA version it supports, as (major, minor)."""
+    """A GPU. capability: (major, minor). memory: bytes in all. driver: the CUDA version that it supports."""
 
     index: int
     name: str

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
+
+from forge.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 Step = Callable[[], torch.Tensor]
 
 
-def record(step: Step) -> Step:
-    """A recorded step: calling it runs it again on the same memory and gives the same tensor."""
+def record(step: Step, pool: Any = None) -> Step:
+    """A recorded step: calling it runs it again on the same memory and gives the same tensor.
+
+    pool: of the memory that graphs share, since one runs after the other.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         result = step()
 
     def replay() -> torch.Tensor:
@@ -37,7 +43,7 @@ class Graphs:
         self._recorded: dict[Hashable, Step] = {}
 
     def run(self, key: Hashable, step: Step) -> torch.Tensor:
-        """The step's result, recorded if the key has come before. A result is valid until the key's next run."""
+        """The step's result, recorded if the key has come before. A result is valid until the next run."""
         if key in self._recorded:
             return self._recorded[key]()
         if self._record is None or key not in self._seen:
@@ -45,7 +51,7 @@ class Graphs:
             return step()
         try:
             self._recorded[key] = self._record(step)
-        except torch.cuda.OutOfMemoryError:
+        except (torch.cuda.OutOfMemoryError, ConfigError):
             log.warning("there is no memory for more CUDA graphs: steps of further sizes run without")
             self._record = None
             return step()

@@ -60,7 +60,9 @@ def _mend_bfloat16(interpreter: Any, builder: Any) -> None:
         # As tensor cores do: exact products of the operands, summed in float32.
         product = np.matmul(values(a).astype(np.float32), values(b).astype(np.float32))
         result = product + values(c)
-        return handle(narrow(result), tl.bfloat16) if is_bfloat(c) else handle(result.astype(c.data.dtype), c.dtype.scalar)
+        return (
+            handle(narrow(result), tl.bfloat16) if is_bfloat(c) else handle(result.astype(c.data.dtype), c.dtype.scalar)
+        )
 
     def binary(self: Any, a: Any, b: Any, op: Any) -> Any:
         if not (is_bfloat(a) or is_bfloat(b)):

@@ -28,6 +28,7 @@ class Operations:
 
     def __init__(self, place: Place, dtype: torch.dtype) -> None:
         self.place, self.dtype, self.launch = place, dtype, place.launch
+        self._frequencies: dict[RopeSpec, torch.Tensor] = {}
 
     def embed(self, ids: torch.Tensor, table: Segment) -> torch.Tensor:
         """Rows of a table, float32."""
@@ -52,8 +53,10 @@ class Operations:
 
     def angles(self, positions: torch.Tensor, spec: RopeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine, float32 ``[n, rotated / 2]``."""
-        frequencies = torch.tensor(spec.inverse_frequencies, dtype=torch.float32).to(positions.device)
-        angle = positions.to(torch.float32)[:, None] * frequencies
+        if spec not in self._frequencies:
+            frequencies = torch.tensor(spec.inverse_frequencies, dtype=torch.float32)
+            self._frequencies[spec] = frequencies.to(positions.device)
+        angle = positions.to(torch.float32)[:, None] * self._frequencies[spec]
         return angle.cos() * spec.magnitude, angle.sin() * spec.magnitude
 
     def project(

@@ -14,7 +14,7 @@ FORMATS = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "
 def bytes_per_position(layer: LayerKV, dtype: torch.dtype) -> int:
     """What one position of a layer takes."""
     scales = 2 * 4 * layer.kv_heads if dtype == torch.int8 else 0
-    return layer.kv_heads * (layer.k_dim + layer.v_dim) * dtype.itemsize + scales
+    return int(layer.kv_heads * (layer.k_dim + layer.v_dim) * dtype.itemsize + scales)
 
 
 class CudaPages(Pages):

@@ -1,4 +1,4 @@
-"""`Backend.sample` in kernels: everything the rows ask for goes to the device in one copy, the draws come back in one."""
+"""`Backend.sample` in kernels: what the rows ask for goes to the device in one copy, the draws come back in one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import triton
 
 from forge.interfaces.sampler import RowSampling, Sampled, uniforms
-from forge_cuda.kernels.sample import bias_kernel, ban_kernel, logprob_kernel, mask_kernel, penalty_kernel, pick_kernel
+from forge_cuda.kernels.sample import ban_kernel, bias_kernel, logprob_kernel, mask_kernel, penalty_kernel, pick_kernel
 from forge_cuda.launching import Launch, power_of_two
 from forge_cuda.transfer import Courier
 
@@ -78,9 +78,7 @@ def _adjust(launch: Launch, logits: torch.Tensor, sent: dict[str, torch.Tensor])
             launch(kernel, grid, logits, rows, *columns, len(rows), vocabulary, BLOCK=LISTED)
 
     listed(bias_kernel, "bias", "bias_values")
-    listed(
-        penalty_kernel, "history", "history_counts", "repetition_penalty", "presence_penalty", "frequency_penalty"
-    )
+    listed(penalty_kernel, "history", "history_counts", "repetition_penalty", "presence_penalty", "frequency_penalty")
     masks = sent.get("masks")
     if masks is not None:
         grid = (len(logits), triton.cdiv(vocabulary, 1024))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from attrs import frozen
+
+Numbers = npt.NDArray[np.int64]
 
 SHORT = 16
 """Spans of at most so many rows are split over their keys: decodes and drafts."""
@@ -27,7 +30,7 @@ class SpanLists:
     source: tuple[torch.Tensor, torch.Tensor]
 
 
-def sort_spans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def sort_spans(counts: Numbers) -> tuple[Numbers, Numbers]:
     """The numbers of the short and of the long spans, by how many rows each has."""
     return np.flatnonzero(counts <= SHORT), np.flatnonzero(counts > SHORT)
 

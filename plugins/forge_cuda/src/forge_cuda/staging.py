@@ -1,4 +1,4 @@
-"""`Backend.stage` for the GPU: one copy to the device a step; decode steps into padded buffers that stay where they are.
+"""`Backend.stage` for the GPU: one copy to the device a step; decode steps in padded buffers that never move.
 
 A decode step has one row for each sequence. It's padded to one of a few sizes, so that a graph serves it: rows beyond
 the batch have no length and no slot, and kernels pass them by.
@@ -66,9 +66,7 @@ class Stager:
         larger = pad(arrays, size, wide)
         sent = self._courier.send(larger, self._buffer((size, wide), larger))
         padded = evolve(self._inputs(larger, sent, pages), key=(size, wide))
-        cut = {
-            name: sent[name][tuple(slice(0, extent) for extent in array.shape)] for name, array in arrays.items()
-        }
+        cut = {name: sent[name][tuple(slice(0, extent) for extent in array.shape)] for name, array in arrays.items()}
         return evolve(self._inputs(arrays, cut, pages), padded=padded)
 
     def check(self, inputs: CudaInputs) -> None:

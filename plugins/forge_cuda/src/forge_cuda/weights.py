@@ -30,9 +30,7 @@ class Segment:
     row: the first one's number in the whole matrix. rows: how many.
     """
 
-    def __init__(
-        self, row: int, rows: int, columns: int, kind: Format | torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, row: int, rows: int, columns: int, kind: Format | torch.dtype, device: torch.device) -> None:
         self.row, self.rows, self.columns = row, rows, columns
         self.format = kind if isinstance(kind, Format) else None
         self.dense: torch.Tensor | None = None
@@ -140,10 +138,11 @@ def _pieces(part: Weight, kind: Format | torch.dtype, device: torch.device) -> I
     for row in range(0, part.shape[0], step):
         stop = min(row + step, part.shape[0])
         if as_stored:
-            values = np.array(part.data[row:stop])  # a copy: torch wants memory that it could write to
+            yield torch.from_numpy(np.array(part.data[row:stop])).to(device)  # a copy: the file is read-only
+            continue
+        values = part.dequantize(row, stop)
+        if isinstance(kind, Format):
+            stored = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind.name])
+            yield torch.from_numpy(np.ascontiguousarray(stored).view(np.uint8).reshape(stop - row, -1)).to(device)
         else:
-            values = part.dequantize(row, stop)
-            if isinstance(kind, Format):
-                stored = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind.name])
-                values = np.ascontiguousarray(stored).view(np.uint8).reshape(stop - row, -1)
-        yield torch.from_numpy(values).to(device)
+            yield torch.from_numpy(values).to(device)

@@ -105,7 +105,8 @@ def test_attention_runs_on_tensor_cores(
     table = torch.zeros(len(lengths), 20, dtype=torch.int64)
     attend(compiler, q, pages, table, spans, evolve(ATTENTION, window=window), multiprocessors=132)
     first = check(compiler)[0]
-    assert tensor_core_products(first) >= 16
+    # One of Hopper's or Blackwell's instructions does the work of several of Ampere's.
+    assert first.count("HMMA") >= 16 or tensor_core_products(first) >= 8
     assert first.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128|LDG\.E\.64"), "keys and values are read in small pieces"
     assert len(compiler.reports) == (2 if lengths[0] == 1 else 1)
 

@@ -66,9 +66,7 @@ def attention_kernel(
             there = token < end
             block = tl.load(TABLE + span * table_stride + token // PAGE, mask=there, other=0)
             slot = (block * PAGE + token % PAGE) * KV_HEADS + kv_head
-            k = tl.load(
-                K + slot[None, :] * K_DIM + kd[:, None], mask=there[None, :] & (kd < K_DIM)[:, None], other=0.0
-            )
+            k = tl.load(K + slot[None, :] * K_DIM + kd[:, None], mask=there[None, :] & (kd < K_DIM)[:, None], other=0.0)
             scores = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
             if INT8:
                 scores *= tl.load(K_SCALES + slot, mask=there, other=0.0)[None, :]
@@ -81,9 +79,7 @@ def attention_kernel(
             weights = tl.exp2(scores - anchor[:, None])
             fade = tl.exp2(most - anchor)
             total = total * fade + tl.sum(weights, 1)
-            v = tl.load(
-                V + slot[:, None] * V_DIM + vd[None, :], mask=there[:, None] & (vd < V_DIM)[None, :], other=0.0
-            )
+            v = tl.load(V + slot[:, None] * V_DIM + vd[None, :], mask=there[:, None] & (vd < V_DIM)[None, :], other=0.0)
             if INT8:
                 weights *= tl.load(V_SCALES + slot, mask=there, other=0.0)[None, :]
             sums = tl.dot(weights.to(q.dtype), v.to(q.dtype), sums * fade[:, None], input_precision="ieee")
@@ -146,7 +142,7 @@ def attend(
     }  # fmt: skip
 
     def run(order: torch.Tensor, longest: int, rows: int, keys: int, splits: int, partials: torch.Tensor,
-            lse: torch.Tensor, **options: int) -> int:  # fmt: skip
+            lse: torch.Tensor, **options: int) -> None:  # fmt: skip
         tiles = triton.cdiv(longest, rows // shared)
         launch(
             attention_kernel, (len(order) * tiles, spec.kv_heads, splits), q, pages.k, pages.v, pages.k_scales,
@@ -155,7 +151,6 @@ def attend(
             K_BLOCK=power_of_two(spec.k_dim, 16), PAGE=pages.block_size, ROWS=rows, KEYS=keys, SPLITS=splits,
             INT8=pages.int8, WINDOW=spec.window is not None, **options,
         )  # fmt: skip
-        return tiles
 
     wide = spec.k_dim > 128 or q.dtype == torch.float32
     if len(spans.short):
@@ -165,7 +160,9 @@ def attend(
         splits = min(MOST_SPLITS, power_of_two(triton.cdiv(2 * multiprocessors, programs)))
         partials = torch.empty(programs * rows * splits, v_block, dtype=torch.float32, device=q.device)
         lse = torch.empty(programs * rows * splits, dtype=torch.float32, device=q.device)
-        run(spans.short, spans.longest_short, rows, 32 if wide else 64, splits, partials, lse, num_warps=4, num_stages=2)
+        run(
+            spans.short, spans.longest_short, rows, 32 if wide else 64, splits, partials, lse, num_warps=4, num_stages=2
+        )
         if splits > 1:
             grid = (len(spans.short) * tiles, spec.kv_heads, rows // shared * shared)
             launch(

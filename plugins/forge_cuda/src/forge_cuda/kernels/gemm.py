@@ -51,9 +51,7 @@ def gemm_kernel(
     tl.store(out, sums.to(OUT.dtype.element_ty), mask=(row < rows)[None, :] & (column < columns)[:, None])
 
 
-def multiply(
-    launch: Launch, x: torch.Tensor, weights: Segment, bias: torch.Tensor | None, out: torch.Tensor
-) -> None:
+def multiply(launch: Launch, x: torch.Tensor, weights: Segment, bias: torch.Tensor | None, out: torch.Tensor) -> None:
     """``out = x @ weights.T + bias``: x ``[n, in]`` of 16 or 32-bit floats, out ``[n, out]`` of any, by rows.
 
     bias: float32 [out].

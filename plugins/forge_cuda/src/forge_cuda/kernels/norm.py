@@ -1,4 +1,4 @@
-"""Root-mean-square norm, fused with the residual sum before it and, for a model's last norm, with the choice of rows."""
+"""Root-mean-square norm, fused with the residual sum before it and, for a last norm, with the choice of rows."""
 
 from __future__ import annotations
 

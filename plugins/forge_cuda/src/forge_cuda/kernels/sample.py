@@ -26,9 +26,7 @@ def bias_kernel(LOGITS, ROWS, IDS, VALUES, count, vocabulary, BLOCK: tl.constexp
 
 
 @triton.jit
-def penalty_kernel(
-    LOGITS, ROWS, IDS, COUNTS, REPETITION, PRESENCE, FREQUENCY, count, vocabulary, BLOCK: tl.constexpr
-):
+def penalty_kernel(LOGITS, ROWS, IDS, COUNTS, REPETITION, PRESENCE, FREQUENCY, count, vocabulary, BLOCK: tl.constexpr):
     """Repetition, presence and frequency penalties on each of the listed logits, by its number of occurrences."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = i < count

@@ -1,4 +1,4 @@
-"""Quantised weights inside kernels: from the planes of `forge_cuda.formats` to numbers, for any shape of rows and groups.
+"""Quantised weights inside kernels: from the planes of `forge_cuda.formats` to numbers, for groups in any shape.
 
 Rows and groups are clamped by the callers rather than masked, so that all loads are whole and aligned.
 """
