@@ -23,7 +23,7 @@ WARPS, ROWS_A_WARP = 4, 2
 
 @frozen
 class Rounded:
-    """Eight-bit activations: quants int8 ``[n, in]``; scales, and sums of a group's values, float32 ``[n, in / 32]``."""
+    """Activations rounded: quants int8 ``[n, in]``; scales, and sums of groups, float32 ``[n, in / 32]``."""
 
     quants: torch.Tensor
     scales: torch.Tensor
