@@ -115,7 +115,7 @@ class CudaBackend(Backend):
         self.dtype = getattr(torch, options.dtype)
         self.kv_dtype = self.dtype if options.kv_format == "auto" else KV_FORMATS[options.kv_format]
         self._headroom = options.headroom_mib << 20
-        self._operations = Operations(place, self.dtype)
+        self.operations = Operations(place, self.dtype)
         self._courier = Courier(self.device)
         self._stager = Stager(self.device, padded=place.record is not None)
         self._angles: tuple[tuple[torch.Tensor, RopeSpec], tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -172,29 +172,29 @@ class CudaBackend(Backend):
         if not isinstance(table, CudaWeights) or len(table.segments) != 1:
             return super().embedding(table, token_ids)
         with self._here("embeddings"):
-            return self._operations.embed(token_ids, table.segments[0])
+            return self.operations.embed(token_ids, table.segments[0])
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         with self._here("a norm"):
             flat = x.reshape(-1, x.shape[-1]).contiguous()
-            return self._operations.rms_norm(flat, weight, eps, torch.float32)[1].view(x.shape)
+            return self.operations.rms_norm(flat, weight, eps, torch.float32)[1].view(x.shape)
 
     def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
         if not isinstance(weights, CudaWeights):
             return super().linear(x, weights, bias)
         with self._here("a product"):
-            return self._operations.project(x, weights, bias, torch.float32)
+            return self.operations.project(x, weights, bias, torch.float32)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         with self._here("a product"):
-            return self._operations.silu_mul(gate_up.contiguous(), torch.float32)
+            return self.operations.silu_mul(gate_up.contiguous(), torch.float32)
 
     def attention(self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec) -> torch.Tensor:
         if not isinstance(pages, CudaPages) or not _serves_attention(spec):
             return super().attention(q, pages, inputs, spec)
         with self._here("attention"):
             q = q.contiguous().to(self.dtype)
-            return self._operations.attend(q, pages, inputs.block_table, self._spans(inputs), spec).float()
+            return self.operations.attend(q, pages, inputs.block_table, self._spans(inputs), spec).float()
 
     # -- coarse operations
 
@@ -211,7 +211,7 @@ class CudaBackend(Backend):
         if not serves(spec, LAYER) or not _ours(layer.gate_up, layer.down):
             return super().mlp_block(x, layer, spec)
         with self._here("an MLP"):
-            _, delta = self._operations.mlp(x.contiguous(), None, layer, spec)
+            _, delta = self.operations.mlp(x.contiguous(), None, layer, spec)
             return x + delta
 
     def decoder_layer(self, x: torch.Tensor, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs) -> torch.Tensor:
@@ -219,7 +219,7 @@ class CudaBackend(Backend):
             return super().decoder_layer(x, layer, spec, inputs)
         with self._here("a layer"):
             x, delta = self._attend(x.contiguous(), None, layer, spec, inputs)
-            x, delta = self._operations.mlp(x, delta, layer, spec)
+            x, delta = self.operations.mlp(x, delta, layer, spec)
             return x + delta
 
     def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
@@ -256,8 +256,8 @@ class CudaBackend(Backend):
         x, delta = self.embedding(stack.embedding, inputs.token_ids), None
         for layer, spec in zip(stack.layers, stack.specs, strict=True):
             x, delta = self._attend(x, delta, layer, spec, inputs)
-            x, delta = self._operations.mlp(x, delta, layer, spec)
-        return self._operations.rms_norm(x, stack.final_norm, stack.norm_eps, torch.float32, delta, inputs.output_rows)[
+            x, delta = self.operations.mlp(x, delta, layer, spec)
+        return self.operations.rms_norm(x, stack.final_norm, stack.norm_eps, torch.float32, delta, inputs.output_rows)[
             1
         ]
 
@@ -267,7 +267,7 @@ class CudaBackend(Backend):
         pages = inputs.pages[layer.index]
         assert isinstance(pages, CudaPages)
         angles = self._rotation(inputs, spec.rope)
-        return self._operations.attention_block(
+        return self.operations.attention_block(
             x, delta, layer, spec, angles, inputs.slots, pages, inputs.block_table, self._spans(inputs)
         )
 
@@ -282,7 +282,7 @@ class CudaBackend(Backend):
         """Cosine and sine of a step's angles, made once for all layers that share a rotation."""
         known = self._angles
         if known is None or known[0][0] is not inputs.positions or known[0][1] is not spec:
-            self._angles = known = ((inputs.positions, spec), self._operations.angles(inputs.positions, spec))
+            self._angles = known = ((inputs.positions, spec), self.operations.angles(inputs.positions, spec))
         return known[1]
 
     def _serves_layer(self, layer: DecoderLayer, spec: LayerSpec, inputs: StepInputs) -> bool:

@@ -51,6 +51,13 @@ class Operations:
         """See `forge_cuda.kernels.attention`."""
         return attend(self.launch, q, pages, table, spans, spec, self.place.multiprocessors)
 
+    def split_rotate_write(
+        self, qkv: torch.Tensor, bias: torch.Tensor | None, norms: tuple[torch.Tensor, torch.Tensor] | None,
+        angles: tuple[torch.Tensor, torch.Tensor], slots: torch.Tensor, pages: CudaPages, spec: LayerSpec,
+    ) -> torch.Tensor:  # fmt: skip
+        """See `forge_cuda.kernels.qkv`."""
+        return split_rotate_write(self.launch, qkv, bias, norms, angles, slots, pages, spec, self.dtype)
+
     def angles(self, positions: torch.Tensor, spec: RopeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine, float32 ``[n, rotated / 2]``."""
         if spec not in self._frequencies:
@@ -93,7 +100,7 @@ class Operations:
         x, normed = rms_norm(self.launch, x, layer.attention_norm, spec.norm_eps, self.dtype, delta)
         qkv = self.project(normed, layer.qkv, None, self.dtype)
         norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
-        q = split_rotate_write(self.launch, qkv, layer.qkv_bias, norms, angles, slots, pages, spec, self.dtype)
+        q = self.split_rotate_write(qkv, layer.qkv_bias, norms, angles, slots, pages, spec)
         attended = self.attend(q, pages, table, spans, spec.attention)
         return x, self.project(attended.flatten(1), layer.output, layer.output_bias, self.dtype)
 

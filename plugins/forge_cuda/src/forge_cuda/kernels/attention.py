@@ -160,9 +160,8 @@ def attend(
         splits = min(MOST_SPLITS, power_of_two(triton.cdiv(2 * multiprocessors, programs)))
         partials = torch.empty(programs * rows * splits, v_block, dtype=torch.float32, device=q.device)
         lse = torch.empty(programs * rows * splits, dtype=torch.float32, device=q.device)
-        run(
-            spans.short, spans.longest_short, rows, 32 if wide else 64, splits, partials, lse, num_warps=4, num_stages=2
-        )
+        keys = 64 if pages.int8 and not wide else 32
+        run(spans.short, spans.longest_short, rows, keys, splits, partials, lse, num_warps=4, num_stages=2)
         if splits > 1:
             grid = (len(spans.short) * tiles, spec.kv_heads, rows // shared * shared)
             launch(
@@ -171,6 +170,6 @@ def attend(
             )  # fmt: skip
     if len(spans.long):
         rows = power_of_two(shared, 32 if wide else 128)
-        run(spans.long, spans.longest_long, rows, 32 if wide else 64, 1, out, out, num_warps=8 if rows > 64 else 4,
-            num_stages=2)  # fmt: skip
+        warps = 8 if rows > 64 else 4
+        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=warps, num_stages=2)
     return out
