@@ -6,10 +6,12 @@ import ctypes
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from forge_cuda import CudaOptions, machine
 from forge_cuda.backend import make_backend
@@ -152,3 +154,11 @@ def test_registering_and_probing_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_options_in_the_readme_are_the_defaults() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    table = tomllib.loads(shown)["backend"]["options"]
+    assert CudaOptions(**table) == CudaOptions()
+    assert set(table) == {field.name for field in attrs.fields(CudaOptions)}

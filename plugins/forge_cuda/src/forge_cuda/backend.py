@@ -137,7 +137,8 @@ class CudaBackend(Backend):
                     free, total = torch.cuda.mem_get_info(self.device)
                     raise ConfigError(
                         f"{torch.cuda.get_device_name(self.device)} has too little memory for {what}:"
-                        f" {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free (see kv_cache.options.memory_fraction and"
+                        f" {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
+                        " (see kv_cache.options.memory_fraction and"
                         " backend.options.headroom_mib)"
                     ) from error
 

@@ -25,7 +25,6 @@ from forge_cuda.pages import FORMATS as KV_FORMATS
 from forge_cuda.pages import CudaPages
 from forge_cuda.spans import make_lists
 from forge_cuda.testing.samples import StoredWeight
-from forge_cuda.weights import upload
 
 ATTENTION = AttentionSpec(heads=8, kv_heads=2, k_dim=64, v_dim=64, scale=0.125)
 ROPE = RopeSpec(tuple(10000.0 ** (-i / 24) for i in range(24)))
@@ -188,9 +187,9 @@ def main() -> int:
     for dtype in ("float32", "float16", "bfloat16"):
         for products in ("float", "auto") if dtype != "float32" else ("float",):
             try:
-                backend = make_backend(arguments.device, None, CudaOptions(dtype=dtype, decode_products=products))  # type: ignore[arg-type]
-            except ConfigError as error:
-                print(error.message, file=sys.stderr)
+                backend = make_backend(arguments.device, None, CudaOptions(dtype=dtype, decode_products=products))
+            except ConfigError as refused:
+                print(refused.message, file=sys.stderr)
                 return 2
             assert isinstance(backend, CudaBackend)
             for case in cases():

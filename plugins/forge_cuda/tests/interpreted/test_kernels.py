@@ -1,4 +1,4 @@
-"""The self-test's cases in Triton's interpreter: every kernel, every format, against float64; and the interpreter's own mends."""
+"""The self-test's cases in Triton's interpreter: every kernel and format against float64; and its own mends."""
 
 from __future__ import annotations
 
