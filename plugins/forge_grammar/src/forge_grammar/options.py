@@ -1,0 +1,29 @@
+"""Options of the `grammar` constraint; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import field, frozen
+from attrs.validators import ge, gt
+
+
+@frozen
+class GrammarOptions:
+    """Options of structured output.
+
+    key_order: of an object's keys, "schema" (as the schema declares them, then others) or "any". whitespace: blanks that
+    may stand between two tokens of JSON, beside one line break; 0 for none at all. unknown_formats: "refuse" a `format`
+    that can't be enforced, or take it as the "annotation" that JSON Schema lets it be. The rest bounds the work of one
+    schema: its size in bytes, its subschemas, the states of an automaton, and the seconds of lowering. cache_bytes: of
+    compiled grammars and masks.
+    """
+
+    key_order: Literal["schema", "any"] = "schema"
+    whitespace: int = field(default=16, validator=ge(0))
+    unknown_formats: Literal["refuse", "annotation"] = "refuse"
+    max_schema_bytes: int = field(default=1 << 20, validator=gt(0))
+    max_nodes: int = field(default=50_000, validator=gt(0))
+    max_states: int = field(default=64_000, validator=gt(0))
+    max_seconds: float = field(default=2.0, validator=gt(0))
+    cache_bytes: int = field(default=64 << 20, validator=gt(0))
