@@ -8,7 +8,11 @@ from forge_cuda.dp4a import ROW_COUNTS, SOURCE, compile_options
 from forge_cuda.formats import FORMATS
 from forge_cuda.testing.compiler import Report, report
 
-CAPABILITIES = [pytest.param(90, marks=pytest.mark.quick), 80, 89, 100, 120]
+CASES = [
+    pytest.param(capability, rows, marks=pytest.mark.quick if capability == 90 and rows in (1, 8) else [])
+    for capability in (90, 80, 89, 100, 120)
+    for rows in ROW_COUNTS
+]
 
 
 def compiled(capability: int, weight_format: str, rows: int) -> Report:
@@ -20,8 +24,7 @@ def compiled(capability: int, weight_format: str, rows: int) -> Report:
     return report("products", bytes(cubin))
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("rows", ROW_COUNTS)
+@pytest.mark.parametrize(("capability", "rows"), CASES)
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_products_read_sixteen_bytes_and_multiply_four_numbers_at_a_time(
     weight_format: str, rows: int, capability: int

@@ -133,7 +133,9 @@ def attend(
 
     table: int64 ``[spans, most blocks]``. multiprocessors: of the device, to choose the number of splits.
     """
-    out = torch.empty(len(q), spec.heads, spec.v_dim, dtype=q.dtype, device=q.device)
+    # Rows that only pad a decode step belong to no span and stay zero.
+    make = torch.empty if len(spans.long) else torch.zeros
+    out = make(len(q), spec.heads, spec.v_dim, dtype=q.dtype, device=q.device)
     shared = spec.heads // spec.kv_heads
     window = spec.window or 0
     v_block = power_of_two(spec.v_dim, 16)

@@ -1,7 +1,7 @@
 """Runs the PTX that Triton emits for compute capability 8.0, a block at a time: each register is a vector over threads.
 
-Threads at the lowest instruction go first, so that branches come together again. Memory is checked: an access outside of
-the tensors given, or of shared memory, is a `MemoryError`; shared memory begins as garbage, and asynchronous copies
+Threads at the lowest instruction go first, so that branches come together again. Memory is checked: an access outside
+of the tensors given, or of shared memory, is a `MemoryError`; shared memory begins as garbage, and asynchronous copies
 arrive only when they're waited for. Only instructions that the kernels have; others are a `NotImplementedError`.
 """
 
@@ -29,11 +29,11 @@ TYPED = {
 COMPARISONS = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
-BINARY = {
+BINARY: dict[str, Any] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "min": np.fmin, "max": np.fmax, "div": np.divide,
 }  # fmt: skip
-UNARY = {
+UNARY: dict[str, Any] = {
     "neg": np.negative, "not": np.invert, "abs": np.abs, "sqrt": np.sqrt, "ex2": np.exp2, "lg2": np.log2,
     "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x,
 }  # fmt: skip
@@ -191,7 +191,9 @@ class Block:
                 for i, part in enumerate(names):
                     self.write(part, (whole >> np.uint64(i * width)).astype(UNSIGNED[width]), active)
                 return
-            parts = [self.read(part, f"b{width}").astype(np.uint64) << np.uint64(i * width) for i, part in enumerate(names)]
+            parts = [
+                self.read(part, f"b{width}").astype(np.uint64) << np.uint64(i * width) for i, part in enumerate(names)
+            ]
             self.write(to, np.bitwise_or.reduce(parts).astype(UNSIGNED[WIDTHS[kind]]), active)
             return
         self.write(to, self.read(source, kind), active)
@@ -261,7 +263,9 @@ class Block:
         if target[0] in "us" and source[0] in "fb" and source != "b32":
             value = np.rint(value) if "rni" in step.parts else np.trunc(value)
         with np.errstate(all="ignore"):
-            self.write(to, narrow(value) if target == "bf16" else value.astype(dtype(target)), active)
+            result = narrow(value) if target == "bf16" else value.astype(dtype(target))
+        # No register has 8 bits: signed numbers are extended.
+        self.write(to, result.astype(np.int16) if target == "s8" else result, active)
 
     def do_fma(self, step: Instruction, active: Vector) -> None:
         kind, (to, *sources) = step.parts[-1], step.operands

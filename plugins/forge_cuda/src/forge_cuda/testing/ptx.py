@@ -77,4 +77,6 @@ def _instruction(line: str) -> Instruction:
     found = re.match(r"(?:@(!?%\w+)\s+)?([\w.:]+)\s*(.*)$", line, re.DOTALL)
     assert found, line
     operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", found[3])
-    return Instruction(found[1] or "", tuple(found[2].replace("::cta", "").split(".")), tuple(x.strip() for x in operands))
+    return Instruction(
+        found[1] or "", tuple(found[2].replace("::cta", "").split(".")), tuple(x.strip() for x in operands)
+    )
