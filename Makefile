@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := forge_cpu forge_llama forge_kv_paged forge_grammar
+PLUGINS := forge_cpu forge_llama forge_kv_paged forge_grammar forge_cuda
 LOCAL := -e . $(foreach plugin,$(PLUGINS),-e plugins/$(plugin))
 # The distributions require each other, so that one command has to install them all. Torch is named first: a
 # plain range would bring its CUDA build.
@@ -11,7 +11,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 SOURCES := pyproject.toml constraints.txt $(foreach plugin,$(PLUGINS),plugins/$(plugin)/pyproject.toml)
 CHECKED := src plugins tests benchmarks conftest.py
 
-.PHONY: install run test test-all lint format bench clean
+CUDA_TESTS := plugins/forge_cuda/tests
+
+.PHONY: install run test test-cuda test-all lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -21,7 +23,7 @@ $(VENV)/.installed: $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP_INSTALL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[test]' --editable 'plugins/forge_cuda[test]'
 	touch $@
 
 run: install
@@ -29,6 +31,15 @@ run: install
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(CUDA_TESTS)/interpreted -m quick
+	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled -m quick
+
+# All that can be proven about the GPU kernels without a GPU, some 15 minutes. Interpreting and compiling them can't
+# share a process.
+test-cuda: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(CUDA_TESTS)
+	$(BIN)/python -m pytest $(CUDA_TESTS)/interpreted
+	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled
 
 # Longer runs (soak, browser, fuzzing) join here as they come.
 test-all: test

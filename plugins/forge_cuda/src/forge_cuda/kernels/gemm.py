@@ -1,0 +1,70 @@
+"""Products with quantised weights on tensor cores: each group is dequantised in registers, just before it's multiplied.
+
+The weights are the left operand, so that few activations make a narrow product rather than a padded one, and Hopper's
+instructions can take the dequantised numbers from registers.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from forge_cuda.formats import GROUP
+from forge_cuda.kernels.unpack import group_quants, group_scales
+from forge_cuda.launching import Launch
+from forge_cuda.weights import Segment
+
+
+@triton.jit
+def gemm_kernel(
+    QUANTS, HIGH, SCALES, DELTAS, X, BIAS, OUT, rows, columns, groups, x_stride, out_stride, FORMAT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One program: ``OUT[ROWS, COLUMNS]``; rows are those of the activations, columns those of the weights' output."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    base = tl.minimum(column, columns - 1).to(tl.int64) * groups
+    x = X + tl.minimum(row, rows - 1).to(tl.int64)[None, :] * x_stride
+    sums = tl.zeros([COLUMNS, ROWS], tl.float32)
+    for group in tl.range(0, groups):
+        at = base + group
+        first, second, minimum = group_scales(SCALES, DELTAS, at, FORMAT)
+        if FORMAT == "Q8_0":
+            j = tl.arange(0, 32)
+            quants = tl.load(QUANTS.to(tl.pointer_type(tl.int8)) + at[:, None] * 32 + j[None, :])
+            weights = quants.to(tl.float32) * first[:, None]
+            values = tl.load(x + group * 32 + j[:, None])
+            sums = tl.dot(weights.to(values.dtype), values, sums, input_precision="ieee")
+        else:
+            j = tl.arange(0, 16)
+            low, high = group_quants(QUANTS, HIGH, at[:, None], j[None, :], FORMAT)
+            values = tl.load(x + group * 32 + j[:, None])
+            weights = low.to(tl.float32) * first[:, None] - minimum[:, None]
+            sums = tl.dot(weights.to(values.dtype), values, sums, input_precision="ieee")
+            values = tl.load(x + group * 32 + 16 + j[:, None])
+            weights = high.to(tl.float32) * second[:, None] - minimum[:, None]
+            sums = tl.dot(weights.to(values.dtype), values, sums, input_precision="ieee")
+    if HAS_BIAS:
+        sums += tl.load(BIAS + column, mask=column < columns, other=0.0)[:, None]
+    out = OUT + row[None, :].to(tl.int64) * out_stride + column[:, None]
+    tl.store(out, sums.to(OUT.dtype.element_ty), mask=(row < rows)[None, :] & (column < columns)[:, None])
+
+
+def multiply(launch: Launch, x: torch.Tensor, weights: Segment, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    """``out = x @ weights.T + bias``: x ``[n, in]`` of 16 or 32-bit floats, out ``[n, out]`` of any, by rows.
+
+    bias: float32 [out].
+    """
+    assert weights.planes is not None
+    assert weights.format is not None
+    rows = len(x)
+    tile, columns, warps = (16, 32, 4) if rows <= 16 else (32, 64, 4) if rows <= 32 else (64, 64, 4)
+    if rows > 64 and x.dtype != torch.float32:
+        tile, columns, warps = 128, 128, 8
+    launch(
+        gemm_kernel, (triton.cdiv(rows, tile), triton.cdiv(weights.rows, columns)), *weights.planes, x,
+        x if bias is None else bias, out, rows, weights.rows, weights.columns // GROUP, x.stride(0), out.stride(0),
+        FORMAT=weights.format.name, HAS_BIAS=bias is not None, ROWS=tile, COLUMNS=columns, num_warps=warps,
+        num_stages=3,
+    )  # fmt: skip

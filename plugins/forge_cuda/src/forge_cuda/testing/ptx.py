@@ -1,0 +1,82 @@
+"""PTX as data: the instructions of one kernel, its parameters and shared memory. For `forge_cuda.testing.emulator`.
+
+https://docs.nvidia.com/cuda/parallel-thread-execution/; only what Triton emits.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+WIDTHS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "bf16": 16} | {
+    f"{kind}{bits}": bits for kind in "busf" for bits in (8, 16, 32, 64)
+}
+"""Bits of each type."""
+
+
+@frozen
+class Instruction:
+    """guard: a predicate's name, with "!" before it if negated, or "". parts: the opcode, split at its dots."""
+
+    guard: str
+    parts: tuple[str, ...]
+    operands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.guard and f'@{self.guard} '}{'.'.join(self.parts)} {', '.join(self.operands)}"
+
+
+@frozen
+class Program:
+    """A kernel. labels: number of the instruction that each names. parameters: (name, type). threads: of a block.
+
+    shared: offsets of arrays in shared memory by name; shared_bytes: their size together.
+    """
+
+    instructions: tuple[Instruction, ...]
+    labels: dict[str, int]
+    parameters: tuple[tuple[str, str], ...]
+    threads: int
+    shared: dict[str, int]
+    shared_bytes: int
+
+
+def parse(ptx: str) -> Program:
+    """The one entry of a module."""
+    text = re.sub(r"//[^\n]*", "", ptx)
+    shared, size = {"global_smem": 0}, 0
+    for align, kind, name, count in re.findall(r"\.shared\s+\.align (\d+) \.(\w+) (\w+)\[(\d+)\]", text):
+        size = -(-size // int(align)) * int(align)
+        shared[name] = size
+        size += int(count) * WIDTHS[kind] // 8
+    head, _, rest = text[text.index(".entry") :].partition("{")
+    body = rest[: rest.index("\n}")]
+    body = re.sub(r"^\s*\.(loc|file|section|pragma|reg|shared)\b[^\n]*$", "", body, flags=re.MULTILINE)
+    instructions: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for statement in re.split(r";|(?<=:)\s*\n", re.sub(r"^\s*(\$\w+):", r"\1:\n", body, flags=re.MULTILINE)):
+        line = statement.strip()
+        while found := re.match(r"(\$\w+):\s*|([{}])\s*(?=[^,]*$|%|@|\.|\w)", line):
+            if found[1]:
+                labels[found[1]] = len(instructions)
+            line = line[found.end() :]
+        if line and not line.startswith("."):
+            instructions.append(_instruction(line))
+    return Program(
+        tuple(instructions),
+        labels,
+        tuple((name, kind) for kind, name in re.findall(r"\.param\s+\.(\w+)[^,)]*?\b(\w+_param_\d+)", head)),
+        int(re.search(r"\.reqntid (\d+)", head)[1]),  # type: ignore[index]
+        shared,
+        size,
+    )
+
+
+def _instruction(line: str) -> Instruction:
+    found = re.match(r"(?:@(!?%\w+)\s+)?([\w.:]+)\s*(.*)$", line, re.DOTALL)
+    assert found, line
+    operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", found[3])
+    return Instruction(
+        found[1] or "", tuple(found[2].replace("::cta", "").split(".")), tuple(x.strip() for x in operands)
+    )

@@ -1,0 +1,105 @@
+"""A model file through the real engine, on kernels in Triton's interpreter, gives what plain torch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from forge_cuda import CudaOptions
+from forge_cuda.backend import CudaBackend, interpreted
+
+from forge import LLM
+from forge.testing.models import write_tiny_llama
+from forge.testing.stack import Run, StackConformance
+from forge.testing.workbench import SPEC
+
+PROMPTS = ["Hello, world", "The quick brown fox jumps over the lazy dog, and then", "1 2 3"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+def answers(path: Path, config: str, where: Path, **fields: Any) -> list[list[int]]:
+    """Token ids of the answers to all prompts, in one batch."""
+    (where / "forge.toml").write_text(config)
+    with LLM(path, config=where / "forge.toml", num_blocks=60) as llm:
+        return [
+            output.choices[0].token_ids for output in llm.generate(PROMPTS, max_tokens=6, ignore_eos=True, **fields)
+        ]
+
+
+CUDA = '[backend]\nname = "cuda"\n[backend.options]\ninterpret = true\ndtype = "float32"\n'
+
+
+@pytest.mark.quick
+def test_greedy_tokens_are_those_of_the_torch_backend(tiny: Path, tmp_path: Path) -> None:
+    wanted = answers(tiny, '[backend]\nname = "torch"\nthreads = 1\n', tmp_path, temperature=0)
+    assert answers(tiny, CUDA, tmp_path, temperature=0) == wanted
+    assert all(len(tokens) == 6 for tokens in wanted)
+
+
+def test_sampled_tokens_are_those_of_the_torch_backend(tiny: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 5, "frequency_penalty": 0.5}
+    wanted = answers(tiny, '[backend]\nname = "torch"\nthreads = 1\n', tmp_path, **fields)
+    assert answers(tiny, CUDA, tmp_path, **fields) == wanted
+
+
+class Recorder:
+    """Stands for CUDA graphs: a recorded step runs again on the memory that it was recorded with."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        self.recorded += 1
+        result = step().clone()
+
+        def replay() -> torch.Tensor:
+            self.replayed += 1
+            return result.copy_(step())
+
+        return replay
+
+
+def test_recorded_decode_steps_read_each_steps_inputs_and_never_their_padding() -> None:
+    recorder = Recorder()
+    options = CudaOptions(dtype="float32", interpret=True)
+    backend = CudaBackend(evolve(interpreted(options), record=recorder), options)
+    plain = CudaBackend(interpreted(options), options)
+    kit = StackConformance()
+    sequences = kit.sequences(12, 15, 9)
+    found, wanted = (Run(b, kit.model(b, SPEC), sequences) for b in (backend, plain))
+    steps = [
+        [(0, 0, 8), (1, 0, 11), (2, 0, 5)],
+        [(0, 8, 1), (1, 11, 1), (2, 5, 1)],
+        [(0, 9, 1), (1, 12, 1), (2, 6, 1)],
+        [(2, 7, 1), (0, 10, 1), (1, 13, 1)],
+        [(1, 14, 1), (0, 11, 1), (2, 8, 1)],
+    ]
+    for step in steps:
+        stops = {index: start + length for index, start, length in step}
+        for run in (found, wanted):  # sequences as long as this step computes them: their last rows are drawn from
+            run.sequences = [
+                evolve(seq, tokens=seq.tokens[: stops[seq.id]], prompt_logprobs=False) for seq in sequences
+            ]
+        result, expected = found.step(*step), wanted.step(*step)
+        assert len(result) == 3
+        kit.close(result, expected)
+    assert (recorder.recorded, recorder.replayed) == (1, 3)
+
+
+def test_inputs_whose_memory_was_taken_over_are_refused() -> None:
+    options = CudaOptions(dtype="float32", interpret=True)
+    backend = CudaBackend(evolve(interpreted(options), record=Recorder()), options)
+    kit = StackConformance()
+    run = Run(backend, kit.model(backend, SPEC), kit.sequences(1, 1))
+    first = run.stage((0, 0, 1))
+    run.stage((1, 0, 1))
+    with pytest.raises(ValueError, match="staged before others"):
+        backend.forward(run.model, first)
