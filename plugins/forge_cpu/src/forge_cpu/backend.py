@@ -35,7 +35,7 @@ ATTENTION = frozenset({"heads", "kv_heads", "k_dim", "v_dim", "scale", "window"}
 LAYER = frozenset({"attention", "rope", "norm_eps", "qkv_bias", "output_bias", "mlp_bias", "qk_norm"})
 """The fields of `LayerSpec` that the whole-model call knows."""
 
-LOUD = 0.1
+LOUD = 0.06
 """With `activation_bits = "auto"`, blocks of activations keep 16 bits whose rounding step at 8 bits exceeds this share
 of their row's mean magnitude: few of a typical row, but those that most of the rounding error comes from."""
 
