@@ -59,8 +59,8 @@ void linear(BoundPool& pool, Array<const float, 2> x, const Matrix& matrix, std:
     if (bias) require("bias.shape[0]", bias->shape(0), matrix.rows());
     nb::gil_scoped_release released;
     const bool quantised = matrix.any_quantised();
-    const BoundPool::Scratch scratch = pool.scratch(quantised ? activation_bytes(n, matrix.cols(), pool.activation_terms) : 0);
-    Activations activations = activations_in(scratch.bytes, n, matrix.cols(), pool.kernels.tile_rows, pool.activation_terms);
+    const BoundPool::Scratch scratch = pool.scratch(quantised ? activation_bytes(n, matrix.cols(), pool.rounding.terms) : 0);
+    Activations activations = activations_in(scratch.bytes, n, matrix.cols(), pool.kernels.tile_rows, pool.rounding);
     const LinearCall call{matrix.view(),
                           &activations,
                           x.data(),

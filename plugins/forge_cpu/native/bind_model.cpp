@@ -68,7 +68,7 @@ public:
         step.rows = static_cast<std::int64_t>(token_ids.size());
         step.spans = static_cast<std::int64_t>(lengths.size());
         step.outputs = static_cast<std::int64_t>(output_rows.size());
-        step.activation_terms = pool.activation_terms;
+        step.rounding = pool.rounding;
         step.table_stride = static_cast<std::int64_t>(block_table.shape(1));
         expect_shape("positions", positions, {step.rows});
         expect_shape("slots", slots, {step.rows});

@@ -95,8 +95,9 @@ void bind_pool(nb::module_& m) {
     m.def("isas", &isas, "Instruction sets that are built in and can run here, best first.");
 
     nb::class_<BoundPool>(m, "Pool", "Threads and the kernels of one instruction set.")
-        .def(nb::init<int, const std::string&, int>(), "threads"_a, "isa"_a, "activation_bits"_a = 8)
-        .def_prop_ro("activation_bits", [](const BoundPool& self) { return 8 * self.activation_terms; })
+        .def(nb::init<int, const std::string&, int, float>(), "threads"_a, "isa"_a, "activation_bits"_a = 8, "loud"_a = 0.f)
+        .def_prop_ro("activation_bits", [](const BoundPool& self) { return 8 * self.rounding.terms; })
+        .def_prop_ro("loud", [](const BoundPool& self) { return self.rounding.loud; })
         .def_prop_ro("threads", [](const BoundPool& self) { return self.pool.size(); })
         .def_prop_ro("isa", [](const BoundPool& self) { return self.kernels.isa; })
         .def_prop_ro("statistics", &statistics, "Counters: regions, reduced_regions, long_waits, sleeps.")

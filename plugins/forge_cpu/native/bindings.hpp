@@ -10,6 +10,7 @@
 #include <string>
 
 #include "isa.hpp"
+#include "layout.hpp"
 #include "pool.hpp"
 
 namespace forge {
@@ -22,14 +23,15 @@ using Array = nanobind::ndarray<T, nanobind::ndim<Dimensions>, nanobind::c_conti
 // The pool as Python has it: threads, the kernels of one instruction set, and memory for a call's intermediate results.
 class BoundPool {
 public:
-    BoundPool(int threads, const std::string& isa, int activation_bits)
-        : kernels(find_kernels(isa)), pool(threads), activation_terms(activation_bits / 8) {
+    BoundPool(int threads, const std::string& isa, int activation_bits, float loud)
+        : kernels(find_kernels(isa)), pool(threads), rounding{activation_bits / 8, loud} {
         if (activation_bits != 8 && activation_bits != 16) throw std::invalid_argument("activation_bits must be 8 or 16");
+        if (!(loud >= 0.f)) throw std::invalid_argument("loud must be at least 0");
     }
 
     const Kernels& kernels;
     Pool pool;
-    const int64_t activation_terms;     // see layout.hpp
+    const Rounding rounding;  // of activations
 
     // Memory aligned to 64 that nobody else uses until the lock goes. Take it without the GIL.
     struct Scratch {

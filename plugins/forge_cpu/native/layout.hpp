@@ -69,7 +69,8 @@ struct MatrixView {
 };
 
 // 32 inputs of one activation row, as int8: x ≈ scale·q. One cache line, so that a kernel walks a single pointer.
-// With two terms a second block holds what the first one's rounding lost, so that values have some 15 bits.
+// With two terms a second block holds what the first one's rounding lost, so that values have some 15 bits; where the
+// first says that it isn't refined, the second was never written and counts as zero.
 struct alignas(64) ActivationBlock {
     int8_t q[kBlock];  // in [-127, 127]
     float scale;
@@ -78,23 +79,31 @@ struct alignas(64) ActivationBlock {
     int32_t minus_128;
     int32_t minus_32_low;  // of the first 16 and the last 16 values
     int32_t minus_32_high;
-    int32_t unused[2];
+    int32_t refined;  // 1: a second term follows
+    int32_t unused;
 };
 static_assert(sizeof(ActivationBlock) == 64);
 
-// The blocks of one activation row: first[b * stride], and its second term behind it.
+// The blocks of one activation row: first[b * stride], its second term at first[b * stride + second].
 struct ActivationRow {
     ActivationBlock* first;
-    int64_t stride;
+    int64_t stride, second;
 };
 
-// Quantised activation rows, in tiles of nearly equal height: a tile holds its rows' first blocks, then their second
-// ones. The memory is the caller's: activation_bytes() of it, aligned to 64. Columns are a multiple of 32.
+// How finely activations are rounded. A block has a second term if its scale exceeds `loud` times the mean magnitude of
+// its row's values: a function of the row alone, so that results don't depend on other rows.
+struct Rounding {
+    int64_t terms;  // 1 or 2
+    float loud;     // 0: all that isn't zero
+};
+
+// Quantised activation rows, in tiles of nearly equal height: for each 32 columns a tile holds its rows' first terms side
+// by side, then their second ones. The memory is the caller's: activation_bytes() of it, aligned to 64. Columns are a multiple of 32.
 struct Activations {
     ActivationBlock* blocks;
     int64_t rows, cols;
     int64_t tiles;  // of rows / tiles rows each, and one more in the first rows % tiles
-    int64_t terms;  // blocks for the same 32 values, side by side: 1 or 2
+    Rounding rounding;
 
     // Trivial, and always inline: these are compiled into every instruction set's kernels.
     __attribute__((always_inline)) int64_t blocks_a_row() const { return cols / kBlock; }
@@ -103,24 +112,24 @@ struct Activations {
         return tile * (rows / tiles) + (tile < extra ? tile : extra);
     }
     __attribute__((always_inline)) ActivationBlock* tile_blocks(int64_t tile) const {
-        return blocks + tile_begin(tile) * terms * blocks_a_row();
+        return blocks + tile_begin(tile) * rounding.terms * blocks_a_row();
     }
     __attribute__((always_inline)) ActivationRow row(int64_t row) const {
         const int64_t height = rows / tiles, tall = rows % tiles * (height + 1);
         const int64_t tile = row < tall ? row / (height + 1) : rows % tiles + (row - tall) / height;
-        const int64_t begin = tile_begin(tile);
-        return {tile_blocks(tile) + (row - begin) * terms, (tile_begin(tile + 1) - begin) * terms};
+        const int64_t begin = tile_begin(tile), rows_here = tile_begin(tile + 1) - begin;
+        return {tile_blocks(tile) + (row - begin), rows_here * rounding.terms, rows_here};
     }
 };
 
 __attribute__((always_inline)) inline int64_t activation_bytes(int64_t rows, int64_t cols, int64_t terms) {
     return rows * terms * (cols / kBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
 }
-// tile_rows: blocks that a tile has side by side, at most.
+// tile_rows: the most rows that a tile has.
 __attribute__((always_inline)) inline Activations activations_in(void* memory, int64_t rows, int64_t cols,
-                                                                 int64_t tile_rows, int64_t terms) {
-    const int64_t most = tile_rows / terms, tiles = rows > 0 ? (rows + most - 1) / most : 1;
-    return {static_cast<ActivationBlock*>(memory), rows, cols, tiles, terms};
+                                                                 int64_t tile_rows, Rounding rounding) {
+    const int64_t tiles = rows > 0 ? (rows + tile_rows - 1) / tile_rows : 1;
+    return {static_cast<ActivationBlock*>(memory), rows, cols, tiles, rounding};
 }
 
 }  // namespace forge

@@ -43,9 +43,33 @@ FORGE_INLINE void add_block(const Decoded& in, const uint8_t* a, f32x16* f) {
     }
 }
 
-// One panel times the M rows (or M / 2 rows of two terms) of a tile whose blocks start at `a`.
+// G rows of one block: their first terms, then the second ones unless none of these rows has any. Where only some do,
+// the others' count as zero, which leaves their sums as they are.
+template <class Format, int G>
+FORGE_INLINE void add_terms(const Decoded& in, const uint8_t* a, int64_t second, f32x16* f) {
+    add_block<Format, G>(in, a, f);
+    if (second == 0) return;
+    constexpr int kStride = sizeof(ActivationBlock), kRefined = offsetof(ActivationBlock, refined);
+    int32_t any = 0, all = 1;
+#pragma GCC unroll 16
+    for (int g = 0; g < G; ++g) {
+        const int32_t one = peek<int32_t>(a + g * kStride + kRefined);
+        any |= one;
+        all &= one;
+    }
+    if (any == 0) return;
+    if (all != 0) {
+        add_block<Format, G>(in, a + second, f);
+        return;
+    }
+#pragma GCC unroll 1
+    for (int g = 0; g < G; ++g)
+        if (peek<int32_t>(a + g * kStride + kRefined) != 0) add_block<Format, 1>(in, a + g * kStride + second, f + g);
+}
+
+// One panel times the M rows of a tile whose blocks start at `a`, second terms `second` bytes behind the first (0: none).
 template <class Format, int M>
-__attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t blocks, const uint8_t* a,
+__attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t blocks, const uint8_t* a, int64_t second,
                                               const PanelOutput& out) {
     constexpr int kBlockBytes = (Format::kBytes + Format::kBlocks - 1) / Format::kBlocks;
     f32x16 f[M];
@@ -64,23 +88,18 @@ __attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t bloc
             constexpr int kWhole = M / kRowGroup, kRest = M % kRowGroup;
 #pragma GCC unroll 16
             for (int g = 0; g < kWhole; ++g)
-                add_block<Format, kRowGroup>(decoded, a + g * kRowGroup * sizeof(ActivationBlock), f + g * kRowGroup);
+                add_terms<Format, kRowGroup>(decoded, a + g * kRowGroup * sizeof(ActivationBlock), second, f + g * kRowGroup);
             if constexpr (kRest > 0)
-                add_block<Format, kRest>(decoded, a + kWhole * kRowGroup * sizeof(ActivationBlock),
+                add_terms<Format, kRest>(decoded, a + kWhole * kRowGroup * sizeof(ActivationBlock), second,
                                          f + kWhole * kRowGroup);
-            a += M * sizeof(ActivationBlock);
+            a += M * sizeof(ActivationBlock) + second;
         }
     }
-    if (out.terms == 1) {
 #pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) finish_row(out, m, f[m]);
-    } else {
-#pragma GCC unroll 16
-        for (int m = 0; m + 1 < M; m += 2) finish_row(out, m / 2, f[m] + f[m + 1]);
-    }
+    for (int m = 0; m < M; ++m) finish_row(out, m, f[m]);
 }
 
-using PanelKernel = void (*)(const uint8_t*, int64_t, const uint8_t*, const PanelOutput&);
+using PanelKernel = void (*)(const uint8_t*, int64_t, const uint8_t*, int64_t, const PanelOutput&);
 
 template <int... I>
 struct Numbers {};
@@ -117,16 +136,16 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
         const int64_t column = segment.first_row + panel * kPanelRows;
         const int64_t left = segment.rows - panel * kPanelRows;
         return PanelOutput{call.y + row * call.ldy + column, call.ldy, call.bias ? call.bias + column : nullptr,
-                           static_cast<int>(left < kPanelRows ? left : kPanelRows), call.add,
-                           call.activations ? call.activations->terms : 1};
+                           static_cast<int>(left < kPanelRows ? left : kPanelRows), call.add};
     };
     if (const PanelKernel* kernels = kernels_of(segment.encoding)) {
         const Activations& activations = *call.activations;
         for (int64_t tile = 0; tile < activations.tiles; ++tile) {
             const int64_t row = activations.tile_begin(tile), height = activations.tile_begin(tile + 1) - row;
             const auto* a = reinterpret_cast<const uint8_t*>(activations.tile_blocks(tile));
+            const int64_t second = activations.rounding.terms == 1 ? 0 : height * int64_t{sizeof(ActivationBlock)};
             for (int64_t panel = begin; panel < end; ++panel)
-                kernels[height * activations.terms - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a,
+                kernels[height - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a, second,
                                     output(row, panel));
         }
         return;

@@ -14,7 +14,6 @@ struct PanelOutput {
     const float* bias;
     int columns;  // of the panel's 16, those that exist
     bool add;
-    int64_t terms;  // accumulators that make one row
 };
 
 FORGE_INLINE void finish_row(const PanelOutput& out, int m, f32x16 f) {

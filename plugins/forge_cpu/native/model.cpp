@@ -118,10 +118,10 @@ private:
         pairs_ = static_cast<int64_t>(model_.inverse_frequencies.size());
         table_ = pieces.take<float>(rows * 2 * pairs_);
         const int64_t tall = std::max(rows * std::max(hidden_, attended_width_), mlp_rows * ffn_);
-        shared_ = {pieces.take<float>(tall), pieces.take<std::byte>(2 * step_.activation_terms * tall)};
+        shared_ = {pieces.take<float>(tall), pieces.take<std::byte>(2 * step_.rounding.terms * tall)};
         private_.resize(threads);
         for (Operand& own : private_)
-            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, step_.activation_terms))};
+            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, step_.rounding.terms))};
         int64_t partials = 0, scratch = 0;
         for (size_t i = 0; i < plans_.size(); ++i) {
             partials = std::max(partials, plans_[i]->partial_floats);
@@ -149,7 +149,7 @@ private:
         const int64_t width = weights.cols();
         const bool own = rows <= kPrivateRows;
         const Operand& operand = own ? private_[worker.index] : shared_;
-        Activations blocks = activations_in(operand.blocks, rows, width, kernels_.tile_rows, step_.activation_terms);
+        Activations blocks = activations_in(operand.blocks, rows, width, kernels_.tile_rows, step_.rounding);
         const auto make = [&](int64_t begin, int64_t end) {
             prepare(operand.floats, begin, end);
             if (weights.any_quantised()) kernels_.quantize_range(operand.floats, blocks, begin, end);

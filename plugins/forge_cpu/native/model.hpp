@@ -49,7 +49,7 @@ struct DecoderModel {
 // out [outputs][hidden]: the final norm of output_rows.
 struct Step {
     int64_t rows, spans, outputs, table_stride;
-    int64_t activation_terms;   // see layout.hpp
+    Rounding rounding;  // of activations
     const int64_t *token_ids, *positions, *slots, *span_starts, *lengths, *block_table, *output_rows;
     std::vector<PagesView> pages;
     float* out;

@@ -26,18 +26,29 @@ FORGE_INLINE void quantize_block(f32x16 low, f32x16 high, ActivationBlock* out) 
     out->minus_128 = -128 * sum;
     out->minus_32_low = -32 * sum_low;
     out->minus_32_high = -32 * sum_high;
-    out->unused[0] = out->unused[1] = 0;
+    out->refined = 0;
+    out->unused = 0;
 }
 
-// All terms of a block: each one takes what those before it have left.
-FORGE_INLINE void quantize_terms(const float* x, int64_t terms, ActivationBlock* out) {
+// The scale above which a block of this row gets a second term. The same for every part of the row that is asked for.
+float refined_above(const float* row, int64_t cols, const Rounding& rounding) {
+    if (rounding.loud == 0.f) return 0.f;
+    f32x16 sum = zero();
+    for (int64_t k = 0; k < cols; k += 16) sum = sum + abs(load(row + k));
+    return rounding.loud * reduce_add(sum) / static_cast<float>(cols);
+}
+
+// A block, and what its rounding lost where that matters.
+FORGE_INLINE void quantize_terms(const float* x, const Rounding& rounding, float above, const ActivationRow& to, int64_t b) {
+    ActivationBlock* out = to.first + b * to.stride;
     f32x16 low = load(x), high = load(x + 16);
     quantize_block(low, high, out);
-    if (terms == 1) return;
+    if (rounding.terms == 1 || !(out->scale > above)) return;
+    out->refined = 1;
     const f32x16 scale = splat(-out->scale);
     low = fma(to_float(load_i8_i32(out->q)), scale, low);
     high = fma(to_float(load_i8_i32(out->q + 16)), scale, high);
-    quantize_block(low, high, out + 1);
+    quantize_block(low, high, out + to.second);
 }
 
 }  // namespace
@@ -51,8 +62,8 @@ void quantize_rows(Worker& worker, const float* x, int64_t ldx, Activations& out
             const int64_t last = end - row * blocks < blocks ? end - row * blocks : blocks;
             const float* from = x + row * ldx;
             const ActivationRow to = out.row(row);
-            for (int64_t b = first; b < last; ++b)
-                quantize_terms(from + b * kBlock, out.terms, to.first + b * to.stride);
+            const float above = refined_above(from, out.cols, out.rounding);
+            for (int64_t b = first; b < last; ++b) quantize_terms(from + b * kBlock, out.rounding, above, to, b);
             begin += last - first;
         }
     });
@@ -63,8 +74,8 @@ void quantize_range(const float* x, Activations& out, int64_t begin, int64_t end
     for (int64_t row = begin; row < end; ++row) {
         const float* from = x + row * out.cols;
         const ActivationRow to = out.row(row);
-        for (int64_t b = 0; b < blocks; ++b)
-            quantize_terms(from + b * kBlock, out.terms, to.first + b * to.stride);
+        const float above = refined_above(from, out.cols, out.rounding);
+        for (int64_t b = 0; b < blocks; ++b) quantize_terms(from + b * kBlock, out.rounding, above, to, b);
     }
 }
 

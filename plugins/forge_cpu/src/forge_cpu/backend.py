@@ -35,6 +35,10 @@ ATTENTION = frozenset({"heads", "kv_heads", "k_dim", "v_dim", "scale", "window"}
 LAYER = frozenset({"attention", "rope", "norm_eps", "qkv_bias", "output_bias", "mlp_bias", "qk_norm"})
 """The fields of `LayerSpec` that the whole-model call knows."""
 
+LOUD = 0.06
+"""With `activation_bits = "auto"`, blocks of activations keep 16 bits whose rounding step at 8 bits exceeds this share
+of their row's mean magnitude: few of a typical row, but those that most of the rounding error comes from."""
+
 
 def make_backend(device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None) -> Backend:
     """The native backend, or the plain one where the kernels weren't built. Errors: `ConfigError`."""
@@ -59,7 +63,8 @@ class CpuBackend(Backend):
         if isa not in sets:
             raise ConfigError(f"backend.options.isa: {isa} can't run here; there are {', '.join(sets)}", param="isa")
         self._native = native
-        self._pool = native.Pool(threads or usable_cores(), isa, options.activation_bits)
+        bits, loud = (16, LOUD) if options.activation_bits == "auto" else (options.activation_bits, 0.0)
+        self._pool = native.Pool(threads or usable_cores(), isa, bits, loud)
         self._kv_format = options.kv_format
         self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
 
