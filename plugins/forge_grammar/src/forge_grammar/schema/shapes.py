@@ -123,6 +123,8 @@ class Shapes:
             rest_of = self._keys.yes(rest)
             groups = (ItemGroup(tuple(self._keys.yes(child) for child in prefix), rest_of, closed=closed),)
         contains = tuple(self._contains(schema, draft))
+        if any(c.high != UNBOUNDED and c.low > c.high for c in contains):
+            return []
         return [Arrays(groups, low, high, self._read.flag(schema, "uniqueItems"), contains)]
 
     def not_arrays(self, schema: dict[str, Any], draft: Draft) -> list[Arrays]:
