@@ -18,7 +18,7 @@ void normalize(const Language& language, uint32_t state, uint32_t longest, uint3
         if (hi >= longest) hi = UNBOUNDED;
         return;
     }
-    if (lo == 0 && hi != UNBOUNDED && hi - std::min(hi, longest) >= language.longest_shortest) hi = UNBOUNDED;
+    if (lo == 0 && hi >= longest && hi - longest >= language.longest_shortest) hi = UNBOUNDED;
     if (hi == UNBOUNDED && language.endless && lo > longest) lo = longest + 1;
 }
 

@@ -17,25 +17,8 @@ from forge_grammar.schema.errors import SchemaError, limit_reached
 from forge_grammar.schema.scalars import NUMBER_KEYWORDS, STRING_KEYWORDS, Scalars
 from forge_grammar.schema.shapes import ARRAY_KEYWORDS, OBJECT_KEYWORDS, Shapes
 from forge_grammar.schema.terms import (
-    ANY_ARRAY,
-    ANY_NUMBER,
-    ANY_OBJECT,
-    ANY_STRING,
-    FALSE,
-    TRUE,
-    Arrays,
-    Conjunction,
-    ItemGroup,
-    KeyGroup,
-    Numbers,
-    Objects,
-    Strings,
-    both,
-    meet_arrays,
-    meet_booleans,
-    meet_numbers,
-    meet_objects,
-    meet_strings,
+    ANY_ARRAY, ANY_NUMBER, ANY_OBJECT, ANY_STRING, FALSE, TRUE, Arrays, Conjunction, ItemGroup, KeyGroup, Numbers,
+    Objects, Strings, both, meet_arrays, meet_booleans, meet_numbers, meet_objects, meet_strings,
 )  # fmt: skip
 from forge_grammar.schema.values import KINDS, Reader, kind_of, number_pairs
 
@@ -66,8 +49,7 @@ _LATE = {"unevaluatedProperties": "object", "unevaluatedItems": "array"}
 @frozen(slots=True, eq=False)
 class Info:
     """What a subschema has. kinds: of JSON, by `type`; None for all. integer: no number that isn't one. own: kinds with
-    keywords of their own; parts: other keywords in their order; late: unevaluated ones. redirect: it's only a `$ref`.
-    """
+    keywords of their own; parts: other keywords in their order; late: unevaluated ones. redirect: it's only a `$ref`."""
 
     draft: Draft
     kinds: frozenset[str] | None

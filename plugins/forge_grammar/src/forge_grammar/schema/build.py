@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from attrs import evolve
+
 from forge_grammar.numbers import number_language
-from forge_grammar.program import (
-    NONE,
-    ArrayShape,
-    Contains,
-    KeyClass,
-    ObjectShape,
-    Property,
-    StringTerm,
-    TypeNode,
-    json_text,
-)
+from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
 from forge_grammar.regular import Language
 from forge_grammar.schema.algebra import Algebra, child_of, item_of
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
-    ANY_TEXT,
-    FALSE,
-    TRUE,
-    UNBOUNDED,
-    Arrays,
-    Conjunction,
-    Numbers,
-    Objects,
-    Strings,
-    both,
-    language_of,
-    lower_of,
+    ANY_TEXT, FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Counted, Numbers, Objects, Strings, both, language_of, lower_of,
 )  # fmt: skip
 
 _MAX_DEPTH = 40
@@ -218,7 +199,9 @@ class Builder:
             high = lower_of(high, len(prefix))
         if high != UNBOUNDED and term.low > high:
             return None
-        counted = [c for c in term.contains if c.low or c.high != UNBOUNDED]
+        counted = _same_merged(c for c in term.contains if c.low or c.high != UNBOUNDED)
+        if any(c.high != UNBOUNDED and c.low > c.high for c in counted):
+            return None
         if len(counted) > 1:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
         contains = tuple(
@@ -234,6 +217,16 @@ class Builder:
     def _contains_of(self, term: Arrays) -> object:
         key = next((abs(key) for c in term.contains for key in c.child), 0)
         return self.algebra.schemas[key]
+
+
+def _same_merged(contains: Iterable[Counted]) -> list[Counted]:
+    """Those that count the same items as one."""
+    merged: dict[tuple[Conjunction, int], Counted] = {}
+    for c in contains:
+        if (same := merged.get((c.child, c.start))) is not None:
+            c = evolve(c, low=max(c.low, same.low), high=lower_of(c.high, same.high))
+        merged[c.child, c.start] = c
+    return list(merged.values())
 
 
 def _number_language(term: Numbers, *, integer: bool) -> Language:

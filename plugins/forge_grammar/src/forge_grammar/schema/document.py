@@ -175,8 +175,7 @@ def _identifier(schema: Schema, draft: Draft) -> str | None:
 
 def _special(root: Schema, max_nodes: int) -> tuple[bool, bool]:
     """Whether some object but the root may be a named schema, and whether one has unevaluated keywords. Counts the
-    objects on the way.
-    """
+    objects on the way."""
     if isinstance(root, bool):
         return False, False
     named = not _NAMING.isdisjoint(root.keys() - {"$id", "id"})

@@ -36,12 +36,15 @@ URIS = {
 }
 
 _D4 = frozenset(
-    ["type", "enum", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties", "dependencies", "items", "additionalItems", "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "allOf", "anyOf", "oneOf", "not", "$ref"]
+    "type enum properties required additionalProperties patternProperties minProperties maxProperties dependencies items "
+    "additionalItems minItems maxItems uniqueItems minLength maxLength pattern format minimum maximum exclusiveMinimum "
+    "exclusiveMaximum multipleOf allOf anyOf oneOf not $ref".split()
 )
 _D6 = _D4 | {"const", "contains", "propertyNames"}
 _D7 = _D6 | {"if", "then", "else"}
 _D2019 = (_D7 - {"dependencies"}) | frozenset(
-    ["dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems", "minContains", "maxContains", "$recursiveRef", "$recursiveAnchor"]
+    "dependentRequired dependentSchemas unevaluatedProperties unevaluatedItems minContains maxContains "
+    "$recursiveRef $recursiveAnchor".split()
 )
 _D2020 = (_D2019 - {"additionalItems", "$recursiveRef", "$recursiveAnchor"}) | {"prefixItems", "$dynamicRef"}
 
@@ -51,12 +54,14 @@ CONSTRAINTS = {Draft.D4: _D4, Draft.D6: _D6, Draft.D7: _D7, Draft.D2019: _D2019,
 ALL_CONSTRAINTS = frozenset().union(*CONSTRAINTS.values())
 
 ANNOTATIONS = frozenset(
-    ["title", "description", "default", "examples", "example", "$comment", "readOnly", "writeOnly", "deprecated", "contentMediaType", "contentEncoding", "contentSchema", "$vocabulary", "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$defs", "definitions"]
+    "title description default examples example $comment readOnly writeOnly deprecated contentMediaType "
+    "contentEncoding contentSchema $vocabulary $schema $id id $anchor $dynamicAnchor $defs definitions".split()
 )
 """What never constrains a value by itself."""
 
 ONE = frozenset(
-    ["additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"]
+    "additionalItems additionalProperties contains contentSchema else if items not propertyNames then "
+    "unevaluatedItems unevaluatedProperties".split()
 )
 """Keywords whose value is a schema (`items` may be a list of them)."""
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})

@@ -10,15 +10,7 @@ from forge_grammar.schema.document import Schema
 from forge_grammar.schema.drafts import Draft
 from forge_grammar.schema.scalars import Scalars
 from forge_grammar.schema.terms import (
-    FALSE,
-    TRUE,
-    UNBOUNDED,
-    Arrays,
-    Conjunction,
-    Counted,
-    ItemGroup,
-    KeyGroup,
-    Objects,
+    FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Counted, ItemGroup, KeyGroup, Objects,
 )  # fmt: skip
 from forge_grammar.schema.values import Reader
 
@@ -105,8 +97,7 @@ class Shapes:
         self, schema: dict[str, Any], named: list[str], languages: list[Language], required: tuple[str, ...]
     ) -> list[Objects]:
         """Objects that have all of `required` and some key of another name whose value is wrong: where any value is,
-        those with more keys than declared ones, for each set of declared ones.
-        """
+        those with more keys than declared ones, for each set of declared ones."""
         if (wrong := self._keys.no(self._read.schema(schema, "additionalProperties"))) == FALSE:
             return []
         optional = [name for name in named if name not in required]
@@ -132,6 +123,8 @@ class Shapes:
             rest_of = self._keys.yes(rest)
             groups = (ItemGroup(tuple(self._keys.yes(child) for child in prefix), rest_of, closed=closed),)
         contains = tuple(self._contains(schema, draft))
+        if any(c.high != UNBOUNDED and c.low > c.high for c in contains):
+            return []
         return [Arrays(groups, low, high, self._read.flag(schema, "uniqueItems"), contains)]
 
     def not_arrays(self, schema: dict[str, Any], draft: Draft) -> list[Arrays]:

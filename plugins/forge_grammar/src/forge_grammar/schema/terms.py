@@ -104,8 +104,7 @@ def tidy_strings(language: Language, low: int, high: int, excluded: frozenset[st
 @frozen(slots=True)
 class Numbers:
     """Numbers: the finite set `values` (with their JSON texts), or those within bounds. multiples: of each of these;
-    others: of none of these, and none of `excluded`.
-    """
+    others: of none of these, and none of `excluded`."""
 
     values: frozenset[tuple[Decimal, str]] | None = None
     integer: bool = False
