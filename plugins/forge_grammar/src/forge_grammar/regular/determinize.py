@@ -90,7 +90,9 @@ class _Construction:
     def number(self, threads: tuple[Thread, ...], before: int) -> int:
         if not threads:
             return -1
-        if not any(self.rows[pc][0] in _ASSERTIONS for pc, _ in threads) or (before == Before.WORD and not self.asks_word):
+        if not any(self.rows[pc][0] in _ASSERTIONS for pc, _ in threads) or (
+            before == Before.WORD and not self.asks_word
+        ):
             before = Before.OTHER
         state = (threads, before)
         at = self.ids.setdefault(state, len(self.order))

@@ -1,0 +1,188 @@
+// Reads valid JSON without recursion, writes it canonically.
+#include "canonical.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "utf8.hpp"
+
+namespace forge::grammar {
+namespace {
+
+constexpr uint32_t CUT = 0xFFFFFFFF;
+
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+uint32_t hex4(std::string_view text, size_t at) {
+    if (text.size() < at + 4) return CUT;
+    uint32_t value = 0;
+    for (size_t i = at; i < at + 4; ++i) {
+        const char c = text[i];
+        value = value << 4 | static_cast<uint32_t>(c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
+    }
+    return value;
+}
+
+// The code point of the escape after the backslash at `at`, and moves behind it; CUT if it isn't whole.
+uint32_t escape(std::string_view text, size_t& at) {
+    if (at + 1 >= text.size()) return CUT;
+    const char c = text[at + 1];
+    if (c != 'u') {
+        at += 2;
+        switch (c) {
+            case 'b': return '\b';
+            case 'f': return '\f';
+            case 'n': return '\n';
+            case 'r': return '\r';
+            case 't': return '\t';
+            default: return static_cast<uint8_t>(c);
+        }
+    }
+    const uint32_t high = hex4(text, at + 2);
+    if (high < 0xD800 || high > 0xDBFF) {
+        if (high != CUT) at += 6;
+        return high;
+    }
+    const uint32_t low = hex4(text, at + 8);
+    if (low == CUT) return CUT;
+    at += 12;
+    return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
+}
+
+// Where the string whose opening quote is at `at` ends: behind its closing quote.
+size_t string_end(std::string_view text, size_t at) {
+    for (++at; at < text.size() && text[at] != '"'; ++at)
+        if (text[at] == '\\') ++at;
+    return std::min(at + 1, text.size());
+}
+
+// An open array or object: its members so far, canonical; those of objects with their keys.
+struct Open {
+    bool object;
+    std::string key;
+    bool has_key = false;
+    std::vector<std::string> members;
+};
+
+std::string close(Open& open) {
+    if (open.object) std::sort(open.members.begin(), open.members.end());
+    std::string out(1, open.object ? '{' : '[');
+    for (const std::string& member : open.members) out.append(member).push_back(',');
+    return out + (open.object ? '}' : ']');
+}
+
+}  // namespace
+
+std::string decode_string(std::string_view text) {
+    std::string out;
+    for (size_t at = 0; at < text.size() && text[at] != '"';) {
+        if (text[at] == '\\') {
+            const uint32_t cp = escape(text, at);
+            if (cp == CUT) break;
+            append_utf8(out, cp);
+            continue;
+        }
+        const auto byte = static_cast<uint8_t>(text[at]);
+        const size_t size = byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
+        if (at + size > text.size()) break;
+        out.append(text.substr(at, size));
+        at += size;
+    }
+    return out;
+}
+
+std::string encode_string(std::string_view decoded) {
+    static constexpr char HEX[] = "0123456789abcdef";
+    std::string out = "\"";
+    for (const char c : decoded) {
+        switch (c) {
+            case '"': out += "\\\""; break;
+            case '\\': out += "\\\\"; break;
+            case '\b': out += "\\b"; break;
+            case '\f': out += "\\f"; break;
+            case '\n': out += "\\n"; break;
+            case '\r': out += "\\r"; break;
+            case '\t': out += "\\t"; break;
+            default:
+                if (static_cast<uint8_t>(c) < 0x20)
+                    (out += "\\u00").append({HEX[static_cast<uint8_t>(c) >> 4], HEX[c & 15]});
+                else
+                    out.push_back(c);
+        }
+    }
+    return out + '"';
+}
+
+std::string canonical_number(std::string_view text) {
+    const bool negative = !text.empty() && text[0] == '-';
+    std::string digits;
+    int64_t power = 0;
+    bool fraction = false;
+    size_t at = negative ? 1 : 0;
+    for (; at < text.size() && (text[at] | 32) != 'e'; ++at) {
+        if (text[at] == '.') {
+            fraction = true;
+            continue;
+        }
+        power -= fraction;
+        if (!digits.empty() || text[at] != '0') digits.push_back(text[at]);
+    }
+    int64_t exponent = 0;
+    const bool below = at + 1 < text.size() && text[at + 1] == '-';
+    for (++at; at < text.size(); ++at)
+        if (text[at] >= '0' && text[at] <= '9' && exponent < 1'000'000'000) exponent = 10 * exponent + (text[at] - '0');
+    power += below ? -exponent : exponent;
+    for (; !digits.empty() && digits.back() == '0'; digits.pop_back()) ++power;
+    if (digits.empty()) return "0";
+    return (negative ? "-" : "") + digits + 'e' + std::to_string(power);
+}
+
+std::string canonical(std::string_view text) {
+    std::vector<Open> open;
+    std::string value;
+    auto finish = [&] {
+        if (open.empty()) return;
+        Open& top = open.back();
+        top.members.push_back(top.object ? top.key + ':' + value : value);
+        top.has_key = false;
+    };
+    for (size_t at = 0; at < text.size();) {
+        const char c = text[at];
+        if (is_space(c) || c == ',' || c == ':') {
+            ++at;
+        } else if (c == '{' || c == '[') {
+            open.push_back({c == '{', {}, false, {}});
+            ++at;
+        } else if (c == '}' || c == ']') {
+            if (open.empty()) break;
+            value = close(open.back());
+            open.pop_back();
+            finish();
+            ++at;
+        } else if (c == '"') {
+            const size_t end = string_end(text, at);
+            const std::string decoded = decode_string(text.substr(at + 1, end - at - 1));
+            // Nested strings are escaped again, so that no text of theirs can look like structure.
+            value = open.empty() ? '"' + decoded : encode_string(decoded);
+            at = end;
+            if (!open.empty() && open.back().object && !open.back().has_key) {
+                open.back().key = value;
+                open.back().has_key = true;
+            } else {
+                finish();
+            }
+        } else {
+            size_t end = at;
+            while (end < text.size() && !is_space(text[end]) && text[end] != ',' && text[end] != ']' && text[end] != '}')
+                ++end;
+            const std::string_view bare = text.substr(at, end - at);
+            value = c == '-' || (c >= '0' && c <= '9') ? canonical_number(bare) : std::string(bare);
+            finish();
+            at = end;
+        }
+    }
+    return value;
+}
+
+}  // namespace forge::grammar
