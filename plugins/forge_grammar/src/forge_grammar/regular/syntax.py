@@ -1,7 +1,7 @@
 """Regular expressions of ECMA-262 as JSON Schema uses them (code points, as with the `u` flag) to a tree.
 
-What only older patterns do is taken as without the flag: escaped punctuation, `{`, `}` and `]` as themselves, `-` next to
-a class escape. Backreferences and lookbehinds are refused.
+What only older patterns do is taken as without the flag: escaped punctuation, `{`, `}` and `]` as themselves, `-`
+next to a class escape. Backreferences and lookbehinds are refused.
 """
 
 from __future__ import annotations
