@@ -26,7 +26,7 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"exclusiveMinimum": True}, "", "exclusiveMinimum", "must be a number"),
     ({"properties": {"a/b~": {"pattern": "("}}}, "/properties/a~1b~0", "pattern", "'('"),
     ({"pattern": r"(a)\1"}, "", "pattern", "backreference"),
-    ({"additonalProperties": False}, "", "additonalProperties", "is `additionalProperties` meant?"),
+    ({"additionalproperties": False}, "", "additionalproperties", "is `additionalProperties` meant?"),
     ({"Required": ["a"]}, "", "Required", "is `required` meant?"),
     ({"$schema": D4, "const": 1}, "", "const", "draft 6"),
     ({"$schema": D7, "prefixItems": [True]}, "", "prefixItems", "draft 2020-12"),

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from forge_grammar.formats import FORMATS
+from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
 from forge_grammar.regular import Language, LimitExceeded, RegexError
 from forge_grammar.schema.drafts import Draft
 from forge_grammar.schema.errors import SchemaError
@@ -101,9 +101,8 @@ class Scalars:
         return Strings(None, self.pattern(schema, keyword, text))
 
     def _format(self, schema: dict[str, Any], name: str) -> Strings | None:
-        language = FORMATS.get(name)
-        if language is not None:
-            return Strings(None, language() if callable(language) else language)
+        if name in FORMATS:
+            return Strings(None, format_language(name), high=MAX_LENGTHS.get(name, UNBOUNDED))
         if self._lenient or name in _UNCHECKED_FORMATS:
             return None
         raise self._unknown(schema, name)
