@@ -60,6 +60,11 @@ class Info:
     redirect: bool
 
 
+_INFOS: dict[object, Info] = {}
+"""By draft, keywords in their order, and type; what was refused isn't there."""
+_MAX_INFOS = 10_000
+
+
 class Algebra:
     """The terms of conjunctions of a document's subschemas. Errors of all methods: `SchemaError`."""
 
@@ -119,9 +124,21 @@ class Algebra:
 
     def _inspect(self, schema: dict[str, Any]) -> Info:
         draft = self.document.resource(schema).draft
+        kind = schema.get("type")
+        key = draft, tuple(schema), tuple(kind) if type(kind) is list else kind
+        try:
+            found = _INFOS.get(key)
+        except TypeError:  # a type that is no type, refused below
+            found = None
+        if found is None:
+            found = self._look(schema, draft)
+            if len(_INFOS) < _MAX_INFOS:
+                _INFOS[key] = found
+        return found
+
+    def _look(self, schema: dict[str, Any], draft: Draft) -> Info:
         if "$ref" in schema and draft <= Draft.D7:
             return Info(draft, None, False, frozenset(), ("$ref",), (), redirect=True)
-        known = CONSTRAINTS[draft]
         own = set()
         parts = []
         late = []
@@ -129,7 +146,7 @@ class Algebra:
         for keyword in schema:
             if keyword in ANNOTATIONS or keyword == "$recursiveAnchor":
                 continue
-            if keyword not in known:
+            if keyword not in CONSTRAINTS[draft]:
                 if reason := objection(keyword, draft):
                     raise self.document.error(schema, keyword, reason)
                 continue

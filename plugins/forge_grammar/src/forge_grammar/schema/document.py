@@ -189,7 +189,7 @@ def _special(root: Schema, max_nodes: int) -> tuple[bool, bool]:
         if type(value) is dict:
             budget -= 1
             if not _SPECIAL.isdisjoint(value):
-                named = named or (value is not root and not _NAMING.isdisjoint(value))
+                named = named or (value is not root and any(isinstance(value.get(k), (str, bool)) for k in _NAMING))
                 unevaluated = unevaluated or "unevaluatedProperties" in value or "unevaluatedItems" in value
             for child in value.values():
                 if type(child) is dict or type(child) is list:

@@ -11,7 +11,7 @@ from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
 from forge_grammar.regular import Language, LimitExceeded, RegexError
 from forge_grammar.schema.drafts import Draft
 from forge_grammar.schema.errors import SchemaError
-from forge_grammar.schema.terms import UNBOUNDED, Numbers, Strings, meet_numbers, meet_strings, tidy_strings
+from forge_grammar.schema.terms import FEW, UNBOUNDED, Numbers, Strings, meet_numbers, meet_strings, tidy_strings
 from forge_grammar.schema.values import Reader
 
 STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
@@ -98,7 +98,9 @@ class Scalars:
             high = low if upper is None else int(most) if most else UNBOUNDED
             if max(low, high) > _UNROLLED and (high == UNBOUNDED or low <= high):
                 return tidy_strings(self.pattern(schema, keyword, f"^{unit}*$"), low, high, frozenset())
-        return Strings(None, self.pattern(schema, keyword, text))
+        language = self.pattern(schema, keyword, text)
+        words = language.words(FEW) if language.count <= FEW else None
+        return Strings(None, language) if words is None else Strings(frozenset(words))
 
     def _format(self, schema: dict[str, Any], name: str) -> Strings | None:
         if name in FORMATS:
@@ -119,6 +121,8 @@ def _regex(pattern: str) -> Language:
 
 
 def _not_string(term: Strings) -> list[Strings]:
+    if term.words is not None:
+        return [Strings(excluded=term.words)]
     found = [] if term.language.is_any else [Strings(None, ~term.language)]
     if term.low:
         found.append(Strings(None, high=term.low - 1))
