@@ -36,15 +36,50 @@ URIS = {
 }
 
 _D4 = frozenset(
-    "type enum properties required additionalProperties patternProperties minProperties maxProperties dependencies items "
-    "additionalItems minItems maxItems uniqueItems minLength maxLength pattern format minimum maximum exclusiveMinimum "
-    "exclusiveMaximum multipleOf allOf anyOf oneOf not $ref".split()
+    [
+        "type",
+        "enum",
+        "properties",
+        "required",
+        "additionalProperties",
+        "patternProperties",
+        "minProperties",
+        "maxProperties",
+        "dependencies",
+        "items",
+        "additionalItems",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "$ref",
+    ]
 )
 _D6 = _D4 | {"const", "contains", "propertyNames"}
 _D7 = _D6 | {"if", "then", "else"}
 _D2019 = (_D7 - {"dependencies"}) | frozenset(
-    "dependentRequired dependentSchemas unevaluatedProperties unevaluatedItems minContains maxContains "
-    "$recursiveRef $recursiveAnchor".split()
+    [
+        "dependentRequired",
+        "dependentSchemas",
+        "unevaluatedProperties",
+        "unevaluatedItems",
+        "minContains",
+        "maxContains",
+        "$recursiveRef",
+        "$recursiveAnchor",
+    ]
 )
 _D2020 = (_D2019 - {"additionalItems", "$recursiveRef", "$recursiveAnchor"}) | {"prefixItems", "$dynamicRef"}
 
@@ -54,14 +89,46 @@ CONSTRAINTS = {Draft.D4: _D4, Draft.D6: _D6, Draft.D7: _D7, Draft.D2019: _D2019,
 ALL_CONSTRAINTS = frozenset().union(*CONSTRAINTS.values())
 
 ANNOTATIONS = frozenset(
-    "title description default examples example $comment readOnly writeOnly deprecated contentMediaType "
-    "contentEncoding contentSchema $vocabulary $schema $id id $anchor $dynamicAnchor $defs definitions".split()
+    [
+        "title",
+        "description",
+        "default",
+        "examples",
+        "example",
+        "$comment",
+        "readOnly",
+        "writeOnly",
+        "deprecated",
+        "contentMediaType",
+        "contentEncoding",
+        "contentSchema",
+        "$vocabulary",
+        "$schema",
+        "$id",
+        "id",
+        "$anchor",
+        "$dynamicAnchor",
+        "$defs",
+        "definitions",
+    ]
 )
 """What never constrains a value by itself."""
 
 ONE = frozenset(
-    "additionalItems additionalProperties contains contentSchema else if items not propertyNames then "
-    "unevaluatedItems unevaluatedProperties".split()
+    [
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ]
 )
 """Keywords whose value is a schema (`items` may be a list of them)."""
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})

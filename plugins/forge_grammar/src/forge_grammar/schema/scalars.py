@@ -38,7 +38,9 @@ class Scalars:
         high = self._read.count(schema, "maxLength", UNBOUNDED)
         if low or high != UNBOUNDED:
             terms.append(Strings(None, low=low, high=high))
-        terms += [term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))]
+        terms += [
+            term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))
+        ]
         if positive:
             if high != UNBOUNDED and low > high:
                 return []
@@ -58,7 +60,12 @@ class Scalars:
             if "maximum" in schema:
                 high.append((self._read.number(schema, "maximum"), self._read.flag(schema, "exclusiveMaximum")))
         else:
-            bounds = ((low, "minimum", False), (low, "exclusiveMinimum", True), (high, "maximum", False), (high, "exclusiveMaximum", True))
+            bounds = (
+                (low, "minimum", False),
+                (low, "exclusiveMinimum", True),
+                (high, "maximum", False),
+                (high, "exclusiveMaximum", True),
+            )
             for side, keyword, is_open in bounds:
                 if keyword in schema:
                     side.append((self._read.number(schema, keyword), is_open))

@@ -82,7 +82,9 @@ def meet_strings(a: Strings, b: Strings) -> Strings | None:
         else:
             kept = frozenset(word for word in few.words or () if many.has(word))
         return Strings(kept) if kept else None
-    language = a.language if b.language.is_any else b.language if a.language.is_any else meet_languages(a.language, b.language)
+    language = (
+        a.language if b.language.is_any else b.language if a.language.is_any else meet_languages(a.language, b.language)
+    )
     return tidy_strings(language, max(a.low, b.low), lower_of(a.high, b.high), a.excluded | b.excluded)
 
 
@@ -107,7 +109,8 @@ def tidy_strings(language: Language, low: int, high: int, excluded: frozenset[st
 @frozen(slots=True)
 class Numbers:
     """Numbers: the finite set `values` (with their JSON texts), or those within bounds. multiples: of each of these;
-    others: of none of these, and none of `excluded`."""
+    others: of none of these, and none of `excluded`.
+    """
 
     values: frozenset[tuple[Decimal, str]] | None = None
     integer: bool = False
@@ -311,5 +314,3 @@ def language_of(terms: Iterable[Strings]) -> Language:
                 language -= Language.literals(term.excluded)
         union |= language
     return union
-
-
