@@ -1,4 +1,4 @@
-"""What the tests of the schema front end share: lowering, matching whole documents, and python-jsonschema as the judge."""
+"""What tests of the schema front end share: lowering, matching whole documents, python-jsonschema as the judge."""
 
 from __future__ import annotations
 

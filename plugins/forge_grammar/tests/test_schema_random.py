@@ -1,4 +1,4 @@
-"""Random schemas and documents: the machine accepts what python-jsonschema finds valid, and never runs into a dead end."""
+"""Random schemas and documents: what python-jsonschema finds valid is accepted, nothing else is; no dead ends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Schemas as unions of terms: the Boolean part of JSON Schema (`allOf`, `anyOf`, `oneOf`, `not`, `if`, references, ...),
-one JSON kind at a time, and negation pushed down to the keywords.
+"""Schemas as unions of terms: the Boolean part of JSON Schema (`allOf`, `anyOf`, `oneOf`, `not`, `if`, references), one
+JSON kind at a time, and negation pushed down to the keywords.
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ class Algebra:
         return self._union(kind, found, schema, "if")
 
     def _dependencies(self, schema: dict[str, Any], keyword: str) -> Sequence[Term]:
-        """`dependencies`, `dependentRequired` and `dependentSchemas`: for each name, it isn't there or the rest holds."""
+        """`dependencies`, `dependentRequired`, `dependentSchemas`: each name isn't there, or what it asks for holds."""
         terms: Sequence[Term] = (ANY_OBJECT,)
         for name, then in self._dependents(schema, keyword):
             present = self._product("object", (Objects(required=(name,)),), then, schema, keyword)

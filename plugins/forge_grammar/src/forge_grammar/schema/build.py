@@ -231,15 +231,14 @@ class Builder:
             return None
         if len(counted) > 1:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
-        contains = tuple(
-            Contains(
-                c.low, c.high,
-                tuple(NONE if i < c.start else self.type_of(both(child, c.child)) for i, child in enumerate([*children[: len(prefix)], after])),
-                tuple(self.type_of(child if i < c.start else both(child, c.other)) for i, child in enumerate([*children[: len(prefix)], after])),
-            )
-            for c in counted
-        )  # fmt: skip
+        contains = tuple(self._contains(c, [*children[: len(prefix)], after]) for c in counted)
         return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
+
+    def _contains(self, c: Counted, items: list[Conjunction]) -> Contains:
+        """The types of items that count and of those that don't: of the first items, and the last for the rest."""
+        counting = [NONE if i < c.start else self.type_of(both(item, c.child)) for i, item in enumerate(items)]
+        other = [self.type_of(item if i < c.start else both(item, c.other)) for i, item in enumerate(items)]
+        return Contains(c.low, c.high, tuple(counting), tuple(other))
 
     def _contains_of(self, term: Arrays) -> object:
         key = next((abs(key) for c in term.contains for key in c.child), 0)

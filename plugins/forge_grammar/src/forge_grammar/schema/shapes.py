@@ -23,10 +23,12 @@ from forge_grammar.schema.terms import (
 from forge_grammar.schema.values import Reader
 
 OBJECT_KEYWORDS = (
-    "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties", "propertyNames",
+    "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties",
+    "propertyNames",
 )  # fmt: skip
 ARRAY_KEYWORDS = (
-    "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains",
+    "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains",
+    "maxContains",
 )  # fmt: skip
 
 _FEW_KEYS = 64
