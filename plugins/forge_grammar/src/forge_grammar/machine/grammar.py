@@ -126,7 +126,7 @@ class ArrayShape:
     def _search(self, index: int, counts: tuple[int, ...]) -> bool:
         # forced, possible: of the further items, how many can't but count, and how many may.
         forced, possible = [0] * len(counts), [0] * len(counts)
-        last = max(len(self.prefix), self.minimum) + sum(c.minimum for c in self.contains)
+        last = max(index, len(self.prefix), self.minimum) + sum(c.minimum for c in self.contains)
         while True:
             if any(c.maximum != NONE and n + f > c.maximum for n, f, c in zip(counts, forced, self.contains)):
                 return False
