@@ -75,22 +75,31 @@ bool may_be_taken(const Scene& scene, const Entry& entry) {
     }
 }
 
+// Adds the declared names that begin with a text, decoded.
+void add_names(const Program& program, const ObjectShape& shape, std::string_view begin, std::vector<std::string>& names) {
+    std::string text = encode_string(begin);
+    text.pop_back();
+    const auto name = [&](int32_t i) -> const std::string& { return program.text(shape.name(static_cast<uint32_t>(i))); };
+    auto at = std::lower_bound(shape.by_name.begin(), shape.by_name.end(), text,
+                               [&](int32_t i, const std::string& x) { return name(i) < x; });
+    for (; at != shape.by_name.end() && name(*at).starts_with(text); ++at)
+        names.push_back(decode_string(std::string_view(name(*at)).substr(1)));
+}
+
 // What's left of taken texts that begin with the lexeme so far. They're views of `names` where they had to be decoded.
 Taken rests(const Scene& scene, const Lexeme& lexeme, const Entry& entry, std::vector<std::string>& names) {
     Taken taken;
     const Program& program = scene.program;
+    const std::string so_far = decode_string(scene.text.substr(lexeme.start + 1));
     if (entry.kind == Entry::TERM) {
         for (const int32_t id : program.terms[entry.source].excluded) taken.push_back(program.text(id));
         if (entry.unique) add_used_strings(scene.frame.used, taken);
     } else {
-        const ObjectShape& shape = program.objects[program.classes[entry.source].shape];
-        for (uint32_t i = 0; i < shape.size(); ++i)
-            names.push_back(decode_string(std::string_view(program.text(shape.name(i))).substr(1)));
+        add_names(program, program.objects[program.classes[entry.source].shape], so_far, names);
         taken.assign(names.begin(), names.end());
         for (const Used* node = scene.frame.used.get(); node != nullptr; node = node->below.get())
             taken.push_back(node->text);
     }
-    const std::string so_far = decode_string(scene.text.substr(lexeme.start + 1));
     std::erase_if(taken, [&](std::string_view text) { return !text.starts_with(so_far); });
     for (std::string_view& text : taken) text.remove_prefix(so_far.size());
     return taken;

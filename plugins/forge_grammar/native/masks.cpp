@@ -51,8 +51,12 @@ bool Masks::splits(const Machine& machine, const Configuration& at, std::string_
     if (at.lexeme.partial.stage != Partial::NONE) return false;
     const Scene scene{machine.program(), *at.frame, text};
     return std::none_of(at.lexeme.entries.begin(), at.lexeme.entries.end(), [&](const Entry& entry) {
-        const bool formed = entry.kind == Entry::TERM || entry.kind == Entry::KEY_CLASS;
-        return formed && text_matters(scene, at.lexeme, entry);
+        if (entry.kind != Entry::TERM && entry.kind != Entry::KEY_CLASS) return false;
+        const Formed f = formed(machine.program(), at.lexeme, entry);
+        // With words without end after any token, it's only at the closing quote that taken texts matter.
+        if (f.hi == UNBOUNDED && f.language.endless) return false;
+        if (f.language.dfa.universal(f.state) && f.hi > vocabulary_.longest_plain()) return false;
+        return text_matters(scene, at.lexeme, entry);
     });
 }
 
