@@ -35,8 +35,8 @@ Dfa product(const Dfa& a, const Dfa& b, char operation);
 // A finite language; texts sorted, each once.
 Dfa literals(const std::vector<std::u32string>& texts);
 
-// What regular/determinize.py's Prepared says: rows of (op, argument, next, other next), and of each set its classes, of
-// each class its kind, of each lookahead's automata its class for each class.
+// What regular/determinize.py's Prepared says: rows of (op, argument, next, other next), and of each set (the last: of
+// all texts) its classes, of each class its kind, of each lookahead's automata its class for each class.
 struct PreparedNfa {
     std::vector<std::array<int32_t, 4>> rows;
     uint32_t start = 0;

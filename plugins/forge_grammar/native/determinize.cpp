@@ -103,7 +103,7 @@ class Construction {
                 if (pending != FAILED) targets[c].emplace_back(follow, pending);
             };
             if (row[0] == ALL)
-                for (uint32_t c = 0; c < nfa_.classes; ++c) take(c, thread.first);
+                for (uint32_t c : nfa_.members.back()) take(c, thread.first);
             else if (row[0] == CHAR)
                 for (uint32_t c : nfa_.members[row[1]]) take(c, row[2]);
         }

@@ -1,4 +1,4 @@
-"""What the tests of the schema front end share: lowering, matching whole documents, and python-jsonschema as the judge."""
+"""What tests of the schema front end share: lowering, matching whole documents, python-jsonschema as the judge."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, validator_for
-
 from forge_grammar.machine.grammar import Program as Machine
 from forge_grammar.machine.machine import Configuration
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import flatten
 from forge_grammar.schema import lower
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, validator_for
 
 
 class Oracle:

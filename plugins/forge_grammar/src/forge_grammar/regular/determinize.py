@@ -14,7 +14,7 @@ from attrs import frozen
 from forge_grammar.regular.automaton import canonical
 from forge_grammar.regular.dfa import DEAD, Dfa
 from forge_grammar.regular.errors import MAX_DFA_STATES, MAX_WORK, LimitExceeded
-from forge_grammar.regular.nfa import WORD, Alphabet, Before, Nfa, Op, partition
+from forge_grammar.regular.nfa import TEXT, WORD, Alphabet, Before, Nfa, Op, partition
 
 Pending = tuple[tuple[int, int], ...]
 Thread = tuple[int, Pending]
@@ -35,8 +35,10 @@ def class_sets(dfa: Dfa) -> list[tuple[tuple[int, int], ...]]:
 
 @frozen
 class Prepared:
-    """An NFA and what its sets, words and lookaheads tell apart. members: of each set, its classes; kind: of each
-    class, WORD or OTHER; looks: three automata of each lookahead; look_class: of each of them, its class per class.
+    """An NFA and what its sets, words and lookaheads tell apart.
+
+    members: of each set, then of all texts, its classes; kind: of each class, WORD or OTHER; looks: three automata of
+    each lookahead; look_class: of each of them, its class per class.
     """
 
     nfa: Nfa
@@ -50,11 +52,11 @@ class Prepared:
 def prepare(nfa: Nfa) -> Prepared:
     """What both implementations of `determinize` need."""
     looks = [dfa for look in nfa.looks for dfa in look]
-    alphabet = partition([*nfa.sets, WORD, *(each for dfa in looks for each in class_sets(dfa))])
+    alphabet = partition([*nfa.sets, TEXT, WORD, *(each for dfa in looks for each in class_sets(dfa))])
     members = alphabet.members
-    words = set(members[len(nfa.sets)])
+    words = set(members[len(nfa.sets) + 1])
     kind = [int(Before.WORD if c in words else Before.OTHER) for c in range(alphabet.classes)]
-    at = len(nfa.sets) + 1
+    at = len(nfa.sets) + 2
     look_class = []
     for dfa in looks:
         mapping = [0] * alphabet.classes
@@ -63,7 +65,7 @@ def prepare(nfa: Nfa) -> Prepared:
                 mapping[c] = number
         at += dfa.classes
         look_class.append(mapping)
-    return Prepared(nfa, alphabet, members[: len(nfa.sets)], kind, looks, look_class)
+    return Prepared(nfa, alphabet, members[: len(nfa.sets) + 1], kind, looks, look_class)
 
 
 def determinize(nfa: Nfa, before: int = Before.NOTHING) -> Dfa:
@@ -127,7 +129,7 @@ class _Construction:
             for pc, pending in after[kind]:
                 op, argument, follow, _ = self.rows[pc]
                 if op == Op.ALL:
-                    classes: Iterable[int] = range(self.alphabet.classes)
+                    classes: Iterable[int] = self.members[-1]
                     follow = pc
                 elif op == Op.CHAR:
                     classes = self.members[argument]

@@ -188,7 +188,10 @@ class _Parser:
         node = self.choice(depth + 1)
         if not self.take(")"):
             raise RegexError("a group without )", at)
-        return Look(node, look == "!") if look else node
+        if look:
+            return Look(node, look == "!")
+        # An assertion in a group may be repeated.
+        return Sequence((node,)) if isinstance(node, Assertion) else node
 
     def name(self, at: int) -> None:
         end = self.pattern.find(">", self.at)

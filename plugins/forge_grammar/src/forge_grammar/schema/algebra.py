@@ -1,5 +1,5 @@
-"""Schemas as unions of terms: the Boolean part of JSON Schema (`allOf`, `anyOf`, `oneOf`, `not`, `if`, references, ...),
-one JSON kind at a time, and negation pushed down to the keywords.
+"""Schemas as unions of terms: the Boolean part of JSON Schema (`allOf`, `anyOf`, `oneOf`, `not`, `if`, references), one
+JSON kind at a time, and negation pushed down to the keywords.
 """
 
 from __future__ import annotations
@@ -17,8 +17,25 @@ from forge_grammar.schema.errors import SchemaError, limit_reached
 from forge_grammar.schema.scalars import NUMBER_KEYWORDS, STRING_KEYWORDS, Scalars
 from forge_grammar.schema.shapes import ARRAY_KEYWORDS, OBJECT_KEYWORDS, Shapes
 from forge_grammar.schema.terms import (
-    ANY_ARRAY, ANY_NUMBER, ANY_OBJECT, ANY_STRING, FALSE, TRUE, Arrays, Conjunction, ItemGroup, KeyGroup, Numbers,
-    Objects, Strings, both, meet_arrays, meet_booleans, meet_numbers, meet_objects, meet_strings,
+    ANY_ARRAY,
+    ANY_NUMBER,
+    ANY_OBJECT,
+    ANY_STRING,
+    FALSE,
+    TRUE,
+    Arrays,
+    Conjunction,
+    ItemGroup,
+    KeyGroup,
+    Numbers,
+    Objects,
+    Strings,
+    both,
+    meet_arrays,
+    meet_booleans,
+    meet_numbers,
+    meet_objects,
+    meet_strings,
 )  # fmt: skip
 from forge_grammar.schema.values import KINDS, Reader, kind_of, number_pairs
 
@@ -49,7 +66,8 @@ _LATE = {"unevaluatedProperties": "object", "unevaluatedItems": "array"}
 @frozen(slots=True, eq=False)
 class Info:
     """What a subschema has. kinds: of JSON, by `type`; None for all. integer: no number that isn't one. own: kinds with
-    keywords of their own; parts: other keywords in their order; late: unevaluated ones. redirect: it's only a `$ref`."""
+    keywords of their own; parts: other keywords in their order; late: unevaluated ones. redirect: it's only a `$ref`.
+    """
 
     draft: Draft
     kinds: frozenset[str] | None
@@ -58,6 +76,11 @@ class Info:
     parts: tuple[str, ...]
     late: tuple[str, ...]
     redirect: bool
+
+
+_INFOS: dict[object, Info] = {}
+"""By draft, keywords in their order, and type; what was refused isn't there."""
+_MAX_INFOS = 10_000
 
 
 class Algebra:
@@ -94,15 +117,16 @@ class Algebra:
 
     def _key(self, schema: dict[str, Any]) -> int | None:
         """The number of a subschema, or of what it only refers to; 0 for nothing, None for anything."""
-        target: Schema = schema
+        target = schema
         seen = set()
         while "$ref" in target and self.info(target).redirect:
             if id(target) in seen:
                 raise self.document.error(schema, "$ref", "refers to itself")
             seen.add(id(target))
-            target = self.document.refer(target, "$ref")
-            if isinstance(target, bool) or not target:
-                return 0 if target is False else None
+            referred = self.document.refer(target, "$ref")
+            if isinstance(referred, bool) or not referred:
+                return 0 if referred is False else None
+            target = referred
         key = self._keys.get(id(target))
         if key is None:
             key = self._keys[id(target)] = len(self.schemas)
@@ -119,9 +143,21 @@ class Algebra:
 
     def _inspect(self, schema: dict[str, Any]) -> Info:
         draft = self.document.resource(schema).draft
+        kind = schema.get("type")
+        key = draft, tuple(schema), tuple(kind) if type(kind) is list else kind
+        try:
+            found = _INFOS.get(key)
+        except TypeError:  # a type that is no type, refused below
+            found = None
+        if found is None:
+            found = self._look(schema, draft)
+            if len(_INFOS) < _MAX_INFOS:
+                _INFOS[key] = found
+        return found
+
+    def _look(self, schema: dict[str, Any], draft: Draft) -> Info:
         if "$ref" in schema and draft <= Draft.D7:
             return Info(draft, None, False, frozenset(), ("$ref",), (), redirect=True)
-        known = CONSTRAINTS[draft]
         own = set()
         parts = []
         late = []
@@ -129,7 +165,7 @@ class Algebra:
         for keyword in schema:
             if keyword in ANNOTATIONS or keyword == "$recursiveAnchor":
                 continue
-            if keyword not in known:
+            if keyword not in CONSTRAINTS[draft]:
                 if reason := objection(keyword, draft):
                     raise self.document.error(schema, keyword, reason)
                 continue
@@ -339,7 +375,7 @@ class Algebra:
         return self._union(kind, found, schema, "if")
 
     def _dependencies(self, schema: dict[str, Any], keyword: str) -> Sequence[Term]:
-        """`dependencies`, `dependentRequired` and `dependentSchemas`: for each name, it isn't there or the rest holds."""
+        """`dependencies`, `dependentRequired`, `dependentSchemas`: each name isn't there, or what it asks for holds."""
         terms: Sequence[Term] = (ANY_OBJECT,)
         for name, then in self._dependents(schema, keyword):
             present = self._product("object", (Objects(required=(name,)),), then, schema, keyword)
@@ -467,7 +503,11 @@ class Algebra:
             if self.document.resource(schema).draft is Draft.D2020:
                 counted = [self.schemas[key] for c in term.contains if c.evaluates for key in c.child]
                 if counted or any(not c.child for c in term.contains if c.evaluates):
-                    rest = self.yes(self.kept({"anyOf": [*counted, self.read.schema(schema, keyword)]})) if counted else TRUE
+                    rest = (
+                        self.yes(self.kept({"anyOf": [*counted, self.read.schema(schema, keyword)]}))
+                        if counted
+                        else TRUE
+                    )
             length = max((len(group.prefix) for group in groups), default=0)
             return meet_arrays(term, Arrays((ItemGroup((TRUE,) * length, rest, closed=True),)))
         named = {name: TRUE for group in groups for name in group.named}
@@ -538,7 +578,8 @@ class Algebra:
         if found is None:
             try:
                 found = all(
-                    all(self._doomed(kind, term, depth + 1) for term in self.conjunction(conjunction, kind)) for kind in KINDS
+                    all(self._doomed(kind, term, depth + 1) for term in self.conjunction(conjunction, kind))
+                    for kind in KINDS
                 )
             except SchemaError:  # what is beyond us, or still being worked out, is refused where it's needed
                 return False
@@ -576,4 +617,3 @@ def item_of(term: Arrays, index: int) -> Conjunction:
     for group in term.groups:
         met = both(met, group.of(index))
     return met
-

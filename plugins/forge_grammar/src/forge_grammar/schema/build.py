@@ -8,12 +8,35 @@ from typing import TypeVar
 from attrs import evolve
 
 from forge_grammar.numbers import number_language
-from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
-from forge_grammar.regular import Language
+from forge_grammar.program import (
+    NONE,
+    ArrayShape,
+    Contains,
+    KeyClass,
+    ObjectShape,
+    Property,
+    StringTerm,
+    TypeNode,
+    json_text,
+)
+from forge_grammar.regular import Language, LimitExceeded
 from forge_grammar.schema.algebra import Algebra, child_of, item_of
+from forge_grammar.schema.errors import limit_reached
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
-    ANY_TEXT, FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Counted, Numbers, Objects, Strings, both, language_of, lower_of,
+    ANY_TEXT,
+    FALSE,
+    TRUE,
+    UNBOUNDED,
+    Arrays,
+    Conjunction,
+    Counted,
+    Numbers,
+    Objects,
+    Strings,
+    both,
+    language_of,
+    lower_of,
 )  # fmt: skip
 
 _MAX_DEPTH = 40
@@ -68,7 +91,11 @@ class Builder:
     def _make(self, conjunction: Conjunction, reserved: int | None) -> int:
         self.algebra.spend(4)
         self._open[conjunction] = reserved
-        node = self._short(conjunction) or self._node(conjunction)
+        try:
+            node = self._short(conjunction) or self._node(conjunction)
+        except LimitExceeded as error:
+            schema = self.algebra.schemas[min(map(abs, conjunction), default=0)]
+            raise limit_reached(self.algebra.document.pointer(schema), "", error.name, error.limit) from None
         reserved = self._open.pop(conjunction)
         if reserved is not None:
             self.types[reserved] = node
@@ -204,15 +231,14 @@ class Builder:
             return None
         if len(counted) > 1:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
-        contains = tuple(
-            Contains(
-                c.low, c.high,
-                tuple(NONE if i < c.start else self.type_of(both(child, c.child)) for i, child in enumerate([*children[: len(prefix)], after])),
-                tuple(self.type_of(child if i < c.start else both(child, c.other)) for i, child in enumerate([*children[: len(prefix)], after])),
-            )
-            for c in counted
-        )  # fmt: skip
+        contains = tuple(self._contains(c, [*children[: len(prefix)], after]) for c in counted)
         return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
+
+    def _contains(self, c: Counted, items: list[Conjunction]) -> Contains:
+        """The types of items that count and of those that don't: of the first items, and the last for the rest."""
+        counting = [NONE if i < c.start else self.type_of(both(item, c.child)) for i, item in enumerate(items)]
+        other = [self.type_of(item if i < c.start else both(item, c.other)) for i, item in enumerate(items)]
+        return Contains(c.low, c.high, tuple(counting), tuple(other))
 
     def _contains_of(self, term: Arrays) -> object:
         key = next((abs(key) for c in term.contains for key in c.child), 0)
@@ -230,7 +256,10 @@ def _same_merged(contains: Iterable[Counted]) -> list[Counted]:
 
 
 def _number_language(term: Numbers, *, integer: bool) -> Language:
-    low, high = ("exclusive_minimum" if term.low_open else "minimum"), ("exclusive_maximum" if term.high_open else "maximum")
+    low, high = (
+        ("exclusive_minimum" if term.low_open else "minimum"),
+        ("exclusive_maximum" if term.high_open else "maximum"),
+    )
     bounds = {low: term.low, high: term.high}
     excluded = tuple(sorted(term.excluded))
     language = number_language(

@@ -66,7 +66,9 @@ class Document:
         address, fragment = ("", reference[1:]) if reference.startswith("#") else urldefrag(reference)
         target = home if not address else self._resources.get(urljoin(home.uri, address).rstrip("#"))
         if target is None:
-            raise self.error(schema, keyword, f"refers to {reference!r}, which isn't in this schema; nothing is fetched")
+            raise self.error(
+                schema, keyword, f"refers to {reference!r}, which isn't in this schema; nothing is fetched"
+            )
         found = self._inside(target, unquote(fragment))
         if not isinstance(found, (dict, bool)):
             raise self.error(schema, keyword, f"refers to {reference!r}, where there is no schema")
@@ -104,7 +106,11 @@ class Document:
         if not isinstance(uri, str):
             raise SchemaError("", "$schema", "must be a string")
         plain = uri.rstrip("#").rstrip("/")
-        known = URIS.get(plain) or URIS.get(plain.replace("https://", "http://")) or URIS.get(plain.replace("http://", "https://"))
+        known = (
+            URIS.get(plain)
+            or URIS.get(plain.replace("https://", "http://"))
+            or URIS.get(plain.replace("http://", "https://"))
+        )
         if known is None and "json-schema.org/draft-0" in plain:
             raise SchemaError("", "$schema", f"{uri!r} isn't a supported draft (4, 6, 7, 2019-09, 2020-12)")
         return known or inherited
@@ -175,7 +181,8 @@ def _identifier(schema: Schema, draft: Draft) -> str | None:
 
 def _special(root: Schema, max_nodes: int) -> tuple[bool, bool]:
     """Whether some object but the root may be a named schema, and whether one has unevaluated keywords. Counts the
-    objects on the way."""
+    objects on the way.
+    """
     if isinstance(root, bool):
         return False, False
     named = not _NAMING.isdisjoint(root.keys() - {"$id", "id"})
@@ -189,7 +196,7 @@ def _special(root: Schema, max_nodes: int) -> tuple[bool, bool]:
         if type(value) is dict:
             budget -= 1
             if not _SPECIAL.isdisjoint(value):
-                named = named or (value is not root and not _NAMING.isdisjoint(value))
+                named = named or (value is not root and any(isinstance(value.get(k), (str, bool)) for k in _NAMING))
                 unevaluated = unevaluated or "unevaluatedProperties" in value or "unevaluatedItems" in value
             for child in value.values():
                 if type(child) is dict or type(child) is list:

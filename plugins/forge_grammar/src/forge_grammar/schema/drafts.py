@@ -1,8 +1,8 @@
 """The drafts of JSON Schema: which keywords each has, and what an unknown keyword means.
 
 JSON Schema takes an unknown keyword for an annotation, and so do we; but not where an author will have meant a
-constraint: a keyword of another draft, or one misspelt (other case, one letter missing, added or
-wrong), is refused. Names that begin with `x-` or `_` are always annotations.
+constraint: a keyword of another draft, or one written in other case, is refused. Names that begin with `x-` or `_` are
+always annotations.
 """
 
 from __future__ import annotations
@@ -36,15 +36,50 @@ URIS = {
 }
 
 _D4 = frozenset(
-    "type enum properties required additionalProperties patternProperties minProperties maxProperties dependencies items "
-    "additionalItems minItems maxItems uniqueItems minLength maxLength pattern format minimum maximum exclusiveMinimum "
-    "exclusiveMaximum multipleOf allOf anyOf oneOf not $ref".split()
+    [
+        "type",
+        "enum",
+        "properties",
+        "required",
+        "additionalProperties",
+        "patternProperties",
+        "minProperties",
+        "maxProperties",
+        "dependencies",
+        "items",
+        "additionalItems",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "$ref",
+    ]
 )
 _D6 = _D4 | {"const", "contains", "propertyNames"}
 _D7 = _D6 | {"if", "then", "else"}
 _D2019 = (_D7 - {"dependencies"}) | frozenset(
-    "dependentRequired dependentSchemas unevaluatedProperties unevaluatedItems minContains maxContains "
-    "$recursiveRef $recursiveAnchor".split()
+    [
+        "dependentRequired",
+        "dependentSchemas",
+        "unevaluatedProperties",
+        "unevaluatedItems",
+        "minContains",
+        "maxContains",
+        "$recursiveRef",
+        "$recursiveAnchor",
+    ]
 )
 _D2020 = (_D2019 - {"additionalItems", "$recursiveRef", "$recursiveAnchor"}) | {"prefixItems", "$dynamicRef"}
 
@@ -54,14 +89,46 @@ CONSTRAINTS = {Draft.D4: _D4, Draft.D6: _D6, Draft.D7: _D7, Draft.D2019: _D2019,
 ALL_CONSTRAINTS = frozenset().union(*CONSTRAINTS.values())
 
 ANNOTATIONS = frozenset(
-    "title description default examples example $comment readOnly writeOnly deprecated contentMediaType "
-    "contentEncoding contentSchema $vocabulary $schema $id id $anchor $dynamicAnchor $defs definitions".split()
+    [
+        "title",
+        "description",
+        "default",
+        "examples",
+        "example",
+        "$comment",
+        "readOnly",
+        "writeOnly",
+        "deprecated",
+        "contentMediaType",
+        "contentEncoding",
+        "contentSchema",
+        "$vocabulary",
+        "$schema",
+        "$id",
+        "id",
+        "$anchor",
+        "$dynamicAnchor",
+        "$defs",
+        "definitions",
+    ]
 )
 """What never constrains a value by itself."""
 
 ONE = frozenset(
-    "additionalItems additionalProperties contains contentSchema else if items not propertyNames then "
-    "unevaluatedItems unevaluatedProperties".split()
+    [
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "contentSchema",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ]
 )
 """Keywords whose value is a schema (`items` may be a list of them)."""
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
@@ -78,18 +145,7 @@ def objection(keyword: str, draft: Draft) -> str | None:
         return f"a keyword of {having}; the schema is of {draft.title} (`$schema`)"
     if keyword in ANNOTATIONS or keyword.startswith(("x-", "_")):
         return None
-    plain = keyword.lower()
     for known in ALL_CONSTRAINTS:
-        if plain == known.lower() or (len(known) > 5 and _one_edit(plain, known.lower())):
+        if keyword.lower() == known.lower():
             return f"unknown keyword; is `{known}` meant?"
     return None
-
-
-def _one_edit(a: str, b: str) -> bool:
-    """Whether one letter inserted, left out or replaced makes one of the other."""
-    if abs(len(a) - len(b)) > 1:
-        return False
-    if len(a) > len(b):
-        a, b = b, a
-    start = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), len(a))
-    return a[start:] == b[start + 1 :] or a[start + 1 :] == b[start + 1 :]

@@ -36,7 +36,9 @@ def _bounded(shape: ObjectShape) -> bool:
     return shape.minimum > 0 or shape.maximum != NONE
 
 
-def _grow(full: list[bool], types: Sequence[TypeNode], arrays: Sequence[ArrayShape], objects: Sequence[ObjectShape]) -> None:
+def _grow(
+    full: list[bool], types: Sequence[TypeNode], arrays: Sequence[ArrayShape], objects: Sequence[ObjectShape]
+) -> None:
     grown = True
     while grown:
         grown = False
@@ -90,10 +92,18 @@ def _longest(shape: ArrayShape, full: Sequence[bool]) -> int:
 def _counts(contains: Contains, shape: ArrayShape, most: int, full: Sequence[bool]) -> bool:
     """Whether some length in minimum..most lets the right number of items count."""
     last = len(contains.both) - 1
-    longest = max(shape.minimum, last + contains.minimum) if most == NONE else min(most, max(shape.minimum, last + contains.minimum))
+    longest = (
+        max(shape.minimum, last + contains.minimum)
+        if most == NONE
+        else min(most, max(shape.minimum, last + contains.minimum))
+    )
     may = must = 0
     for length in range(longest + 1):
-        if length >= shape.minimum and may >= contains.minimum and (contains.maximum == NONE or must <= contains.maximum):
+        if (
+            length >= shape.minimum
+            and may >= contains.minimum
+            and (contains.maximum == NONE or must <= contains.maximum)
+        ):
             return True
         at = min(length, last)
         counts, other = _is(contains.both[at], full), _is(contains.neither[at], full)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import NONE, Program, RootKind
-from forge_grammar.regular import LimitExceeded
 from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.build import Builder
 from forge_grammar.schema.document import Document
-from forge_grammar.schema.errors import SchemaError, limit_reached
+from forge_grammar.schema.errors import SchemaError
 from forge_grammar.schema.inhabited import without_empty
 
 
@@ -21,10 +20,7 @@ def lower(schema: object, options: GrammarOptions) -> Program:
     document = Document(schema, options.max_nodes)
     algebra = Algebra(document, options)
     builder = Builder(algebra)
-    try:
-        root = builder.build(algebra.yes(document.root))
-    except LimitExceeded as error:
-        raise limit_reached("", "", error.name, error.limit) from error
+    root = builder.build(algebra.yes(document.root))
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
     if root == NONE or not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")

@@ -43,7 +43,9 @@ class Plain:
             if type(name) is str and name in _SCALARS and _LEAF.issuperset(schema):
                 made = self._leaves.get(name)
                 if made is None:
-                    made = self._leaves[name] = self._builder.type_of(self._algebra.yes(self._algebra.kept({"type": name})))
+                    made = self._leaves[name] = self._builder.type_of(
+                        self._algebra.yes(self._algebra.kept({"type": name}))
+                    )
                 self._ids[id(schema)] = made
                 return made
         return self._builder.type_of(self._algebra.yes(schema))

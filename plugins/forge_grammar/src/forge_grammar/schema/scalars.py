@@ -7,11 +7,11 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from forge_grammar.formats import FORMATS
+from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
 from forge_grammar.regular import Language, LimitExceeded, RegexError
 from forge_grammar.schema.drafts import Draft
 from forge_grammar.schema.errors import SchemaError
-from forge_grammar.schema.terms import UNBOUNDED, Numbers, Strings, meet_numbers, meet_strings, tidy_strings
+from forge_grammar.schema.terms import FEW, UNBOUNDED, Numbers, Strings, meet_numbers, meet_strings, tidy_strings
 from forge_grammar.schema.values import Reader
 
 STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
@@ -38,7 +38,9 @@ class Scalars:
         high = self._read.count(schema, "maxLength", UNBOUNDED)
         if low or high != UNBOUNDED:
             terms.append(Strings(None, low=low, high=high))
-        terms += [term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))]
+        terms += [
+            term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))
+        ]
         if positive:
             if high != UNBOUNDED and low > high:
                 return []
@@ -58,7 +60,12 @@ class Scalars:
             if "maximum" in schema:
                 high.append((self._read.number(schema, "maximum"), self._read.flag(schema, "exclusiveMaximum")))
         else:
-            bounds = ((low, "minimum", False), (low, "exclusiveMinimum", True), (high, "maximum", False), (high, "exclusiveMaximum", True))
+            bounds = (
+                (low, "minimum", False),
+                (low, "exclusiveMinimum", True),
+                (high, "maximum", False),
+                (high, "exclusiveMaximum", True),
+            )
             for side, keyword, is_open in bounds:
                 if keyword in schema:
                     side.append((self._read.number(schema, keyword), is_open))
@@ -98,12 +105,13 @@ class Scalars:
             high = low if upper is None else int(most) if most else UNBOUNDED
             if max(low, high) > _UNROLLED and (high == UNBOUNDED or low <= high):
                 return tidy_strings(self.pattern(schema, keyword, f"^{unit}*$"), low, high, frozenset())
-        return Strings(None, self.pattern(schema, keyword, text))
+        language = self.pattern(schema, keyword, text)
+        words = language.words(FEW) if language.count <= FEW else None
+        return Strings(None, language) if words is None else Strings(frozenset(words))
 
     def _format(self, schema: dict[str, Any], name: str) -> Strings | None:
-        language = FORMATS.get(name)
-        if language is not None:
-            return Strings(None, language() if callable(language) else language)
+        if name in FORMATS:
+            return Strings(None, format_language(name), high=MAX_LENGTHS.get(name, UNBOUNDED))
         if self._lenient or name in _UNCHECKED_FORMATS:
             return None
         raise self._unknown(schema, name)
@@ -120,6 +128,8 @@ def _regex(pattern: str) -> Language:
 
 
 def _not_string(term: Strings) -> list[Strings]:
+    if term.words is not None:
+        return [Strings(excluded=term.words)]
     found = [] if term.language.is_any else [Strings(None, ~term.language)]
     if term.low:
         found.append(Strings(None, high=term.low - 1))

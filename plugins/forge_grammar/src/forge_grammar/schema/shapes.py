@@ -10,15 +10,25 @@ from forge_grammar.schema.document import Schema
 from forge_grammar.schema.drafts import Draft
 from forge_grammar.schema.scalars import Scalars
 from forge_grammar.schema.terms import (
-    FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Counted, ItemGroup, KeyGroup, Objects,
+    FALSE,
+    TRUE,
+    UNBOUNDED,
+    Arrays,
+    Conjunction,
+    Counted,
+    ItemGroup,
+    KeyGroup,
+    Objects,
 )  # fmt: skip
 from forge_grammar.schema.values import Reader
 
 OBJECT_KEYWORDS = (
-    "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties", "propertyNames",
+    "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties",
+    "propertyNames",
 )  # fmt: skip
 ARRAY_KEYWORDS = (
-    "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains",
+    "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains",
+    "maxContains",
 )  # fmt: skip
 
 _FEW_KEYS = 64
@@ -97,7 +107,8 @@ class Shapes:
         self, schema: dict[str, Any], named: list[str], languages: list[Language], required: tuple[str, ...]
     ) -> list[Objects]:
         """Objects that have all of `required` and some key of another name whose value is wrong: where any value is,
-        those with more keys than declared ones, for each set of declared ones."""
+        those with more keys than declared ones, for each set of declared ones.
+        """
         if (wrong := self._keys.no(self._read.schema(schema, "additionalProperties"))) == FALSE:
             return []
         optional = [name for name in named if name not in required]
@@ -145,11 +156,17 @@ class Shapes:
             found.append(Arrays(low=len(prefix) + 1, contains=(counted,)))
         for counted in self._contains(schema, draft):
             if counted.high != UNBOUNDED:
-                found.append(Arrays(contains=(Counted(counted.child, counted.other, counted.high + 1, UNBOUNDED, evaluates=False),)))
+                found.append(
+                    Arrays(
+                        contains=(Counted(counted.child, counted.other, counted.high + 1, UNBOUNDED, evaluates=False),)
+                    )
+                )
             if counted.low == 1:
                 found.append(Arrays((ItemGroup((), counted.other, evaluates=False),)))
             elif counted.low:
-                found.append(Arrays(contains=(Counted(counted.child, counted.other, 0, counted.low - 1, evaluates=False),)))
+                found.append(
+                    Arrays(contains=(Counted(counted.child, counted.other, 0, counted.low - 1, evaluates=False),))
+                )
         if self._read.flag(schema, "uniqueItems"):
             raise self._read.document.error(schema, "uniqueItems", "can't be negated")
         return found

@@ -23,7 +23,7 @@ FALSE: Conjunction = frozenset({0})
 UNBOUNDED = -1
 ANY_TEXT = Language.any()
 
-_FEW = 64
+FEW = 64
 
 
 def both(a: Conjunction, b: Conjunction) -> Conjunction:
@@ -77,9 +77,14 @@ def meet_strings(a: Strings, b: Strings) -> Strings | None:
         return a
     if a.words is not None or b.words is not None:
         few, many = (a, b) if a.words is not None else (b, a)
-        kept = frozenset(word for word in few.words or () if many.has(word))
+        if few.words is not None and many.words is not None:
+            kept = few.words & many.words
+        else:
+            kept = frozenset(word for word in few.words or () if many.has(word))
         return Strings(kept) if kept else None
-    language = a.language if b.language.is_any else b.language if a.language.is_any else meet_languages(a.language, b.language)
+    language = (
+        a.language if b.language.is_any else b.language if a.language.is_any else meet_languages(a.language, b.language)
+    )
     return tidy_strings(language, max(a.low, b.low), lower_of(a.high, b.high), a.excluded | b.excluded)
 
 
@@ -90,8 +95,8 @@ def tidy_strings(language: Language, low: int, high: int, excluded: frozenset[st
     if not language.is_any:
         if (low or high != UNBOUNDED) and not language.reaches(low, high):
             return None
-        if language.count <= _FEW and (excluded or low or high != UNBOUNDED):
-            words = language.words(_FEW) or []
+        if language.count <= FEW and (excluded or low or high != UNBOUNDED):
+            words = language.words(FEW) or []
             inside = Strings(None, language, low, high, excluded)
             kept = frozenset(word for word in words if inside.has(word))
             return Strings(kept) if kept else None
@@ -104,7 +109,8 @@ def tidy_strings(language: Language, low: int, high: int, excluded: frozenset[st
 @frozen(slots=True)
 class Numbers:
     """Numbers: the finite set `values` (with their JSON texts), or those within bounds. multiples: of each of these;
-    others: of none of these, and none of `excluded`."""
+    others: of none of these, and none of `excluded`.
+    """
 
     values: frozenset[tuple[Decimal, str]] | None = None
     integer: bool = False
@@ -308,5 +314,3 @@ def language_of(terms: Iterable[Strings]) -> Language:
                 language -= Language.literals(term.excluded)
         union |= language
     return union
-
-
