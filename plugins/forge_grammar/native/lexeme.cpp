@@ -124,9 +124,11 @@ bool can_begin(const Scene& scene, const Lexeme& lexeme, const Entry& entry) {
     Range ranges[10];
     const uint32_t n = possible(lexeme.partial, ranges);
     const Formed f = formed(scene.program, lexeme, entry);
+    if (f.hi > 1 && f.language.dfa.universal(f.state)) return true;
     std::vector<std::string> names;
     Taken taken;
-    if (may_be_taken(scene, entry)) taken = rests(scene, lexeme, entry, names);
+    const bool endless = f.hi == UNBOUNDED && f.language.endless;
+    if (!endless && may_be_taken(scene, entry)) taken = rests(scene, lexeme, entry, names);
     return some_word_in(f.language, f.state, f.lo, f.hi, taken, ranges, n);
 }
 

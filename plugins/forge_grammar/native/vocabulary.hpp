@@ -22,12 +22,16 @@ struct Trie {
     std::vector<uint32_t> skip;
     std::vector<uint32_t> first;     // index of the subtree's first token; [nodes] is their number
     std::vector<uint32_t> own_end;   // [first, own_end) are the tokens that end at the node
+    std::vector<uint8_t> plain_below;  // whether all of the subtree's tokens go on with plain text only, or not at all
     std::vector<uint32_t> tokens;
     uint32_t max_depth = 0;          // bytes of the longest token
 
     Trie(const std::vector<std::string>& token_bytes, std::vector<uint32_t> ids);
     uint32_t nodes() const { return static_cast<uint32_t>(byte.size()); }
     size_t nbytes() const;
+
+private:
+    void mark_plain(const std::vector<std::string>& token_bytes);
 };
 
 // Languages by their bytes, each once while someone holds it.
