@@ -21,7 +21,7 @@ class GrammarOptions:
 
     key_order: Literal["schema", "any"] = "schema"
     whitespace: int = field(default=16, validator=ge(0))
-    unknown_formats: Literal["refuse", "annotation"] = "refuse"
+    unknown_formats: Literal["refuse", "annotation"] = "annotation"
     max_schema_bytes: int = field(default=1 << 20, validator=gt(0))
     max_nodes: int = field(default=50_000, validator=gt(0))
     max_states: int = field(default=64_000, validator=gt(0))
