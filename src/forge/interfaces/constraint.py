@@ -82,6 +82,6 @@ class Constraint(ABC):
         """Turn the compact form into a grammar over this vocabulary (engine side; quick, cached by the constraint)."""
 
     def fill(self, matchers: Seq[Matcher], rows: npt.NDArray[np.int32]) -> None:
-        """`Matcher.fill` for a whole batch: int32 ``[len(matchers), words]``, C-contiguous. Override it for one call."""
+        """`Matcher.fill` for a batch: int32 ``[len(matchers), words]``, C-contiguous. Override it to need one call."""
         for matcher, row in zip(matchers, rows):
             matcher.fill(row)

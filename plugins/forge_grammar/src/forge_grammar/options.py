@@ -13,10 +13,10 @@ class GrammarOptions:
     """Options of structured output.
 
     key_order: of an object's keys, "schema" (as the schema declares them, then others) or "any". whitespace: blanks
-    that may stand between two tokens of JSON, beside one line break; 0 for no white space at all. unknown_formats:
-    "refuse" a `format` that can't be enforced, or take it as the "annotation" that JSON Schema lets it be. The rest
-    bounds the work of one schema: its size in bytes, its subschemas, the states of an automaton, and the seconds of lowering. cache_bytes: of
-    compiled grammars and masks.
+    that may stand between two tokens of JSON, beside one line break; 0 for no white space at all. unknown_formats: a
+    `format` that JSON Schema doesn't define is taken as the "annotation" that it is by the specification, or refused.
+    The rest bounds the work of one schema: its size in bytes, its subschemas, the states of an automaton, and the
+    seconds of lowering. cache_bytes: of compiled grammars and masks.
     """
 
     key_order: Literal["schema", "any"] = "schema"
