@@ -20,6 +20,10 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"properties": {"a": {"minLength": -1}}}, "/properties/a", "minLength", "non-negative integer"),
     ({"required": True}, "", "required", "list of strings"),
     ({"enum": 1}, "", "enum", "must be a list"),
+    ({"enum": [float("inf")]}, "", "enum", "isn't finite"),
+    ({"const": {"a": float("nan")}}, "", "enum", "isn't finite"),
+    ({"enum": ["\ud800"]}, "", "", "lone surrogate"),
+    ({"properties": {"\ud800": {}}}, "", "", "lone surrogate"),
     ({"allOf": []}, "", "allOf", "not empty"),
     ({"items": [{"type": "string"}]}, "", "items", "must be a schema"),
     ({"multipleOf": 0}, "", "multipleOf", "greater than 0"),
@@ -98,3 +102,11 @@ def test_uninhabited_parts_vanish_and_the_rest_stays(oracle: Any) -> None:
         False,
         False,
     ]
+
+
+def test_in_place_nesting_beyond_the_stack_is_refused() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(2000):
+        deep = {"allOf": [deep]}
+    with pytest.raises(SchemaError, match="nested too deeply"):
+        lower(deep, GrammarOptions())

@@ -20,7 +20,7 @@ from forge_grammar.program import (
     json_text,
 )
 from forge_grammar.regular import Language, LimitExceeded
-from forge_grammar.schema.algebra import Algebra, child_of, item_of
+from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.errors import limit_reached
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
@@ -38,10 +38,10 @@ from forge_grammar.schema.terms import (
     language_of,
     lower_of,
 )  # fmt: skip
+from forge_grammar.schema.unions import child_of, item_of
 
 _MAX_DEPTH = 40
 _MAX_PREFIX = 4096
-
 
 S = TypeVar("S", ArrayShape, ObjectShape)
 
