@@ -48,6 +48,7 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "", "", "no value can satisfy"),
     ({"type": "object", "minProperties": 3, "propertyNames": {"enum": ["a", "b"]}}, "", "", "no value can satisfy"),
     ({"uniqueItems": True, "const": [False, "b", False]}, "", "", "no value can satisfy"),
+    ({"type": "array", "uniqueItems": True, "minItems": 3, "items": {"enum": ["a", "b"]}}, "", "", "no value"),
     ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "", "", "no value can satisfy"),
     ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "", "", "no value can satisfy"),
     ({"type": "object", "minProperties": 2, "properties": {"a": {}}, "additionalProperties": False}, "", "", "no val"),
