@@ -88,6 +88,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["http://ƒøø.ßår/?∂éœ=πîx#πîüx", "http://x"],
         ["/abc", "âππ"],
     ),
+    "iri-reference": (
+        ["http://ƒøø.ßår/?∂éœ=πîx#πîüx", "//ƒøø.ßår/x", "âππ", "#ƒrägmênt", ""],
+        ["\\\\WINDOWS\\filëßåré", "#ƒräg\\mênt", "1ä:b", "a b"],
+    ),
     "uri-template": (
         ["http://example.com/dictionary/{term:1}/{term}", "a{?x,y*}", "{+a}"],
         ["{", "{a", "{a}}", "{=a}", "{a:0}", "{a:10000}"],
