@@ -38,7 +38,9 @@ def matcher(program: Program) -> _native.Matcher:
 
 
 def typed(node: TypeNode, **parts: object) -> Program:
-    return Program(RootKind.JSON, 0, [node, TypeNode(numbers=(1,)), TypeNode(("true",))], languages=[ANY, INTEGER], **parts)
+    return Program(
+        RootKind.JSON, 0, [node, TypeNode(numbers=(1,)), TypeNode(("true",))], languages=[ANY, INTEGER], **parts
+    )
 
 
 def accepts(program: Program, text: str) -> bool:
@@ -110,7 +112,9 @@ def test_unique_items(text: str, accepted: bool) -> None:
     assert accepts(program, text) is accepted
 
 
-@pytest.mark.parametrize(("text", "accepted"), [("é", False), ("éé", True), ("a😀b", True), ("abcd", False), ("x\\n", True)])
+@pytest.mark.parametrize(
+    ("text", "accepted"), [("é", False), ("éé", True), ("a😀b", True), ("abcd", False), ("x\\n", True)]
+)
 def test_lengths_count_code_points(text: str, accepted: bool) -> None:
     program = typed(TypeNode((), (StringTerm(0, 2, 3, ("no",)),)))
     assert accepts(program, f'"{text}"') is accepted
@@ -149,7 +153,12 @@ def test_deep_nesting_is_let_go_of() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     at = matcher(typed(TypeNode(("true",))))
-    for row in (np.zeros(9, np.int32), np.zeros(10, np.int64), np.zeros((1, 10), np.int32), np.zeros(20, np.int32)[::2]):
+    for row in (
+        np.zeros(9, np.int32),
+        np.zeros(10, np.int64),
+        np.zeros((1, 10), np.int32),
+        np.zeros(20, np.int32)[::2],
+    ):
         with pytest.raises((TypeError, ValueError)):
             at.fill(row)
     with pytest.raises(ValueError, match="can't take back 1 of 0 tokens"):
@@ -162,7 +171,12 @@ def test_wrong_arguments_are_refused() -> None:
         _native.fill_batch([at], np.zeros((1, 9), np.int32))
     assert not at.accept(-1)
     assert not at.accept(1 << 40)
-    for arguments in (([b"a"], [], [], 0, 0), ([b"a"], [7], [], 1, 0), ([b"a"], [], [-1], 1, 0), ([b"a"], [], [], 1, -1)):
+    for arguments in (
+        ([b"a"], [], [], 0, 0),
+        ([b"a"], [7], [], 1, 0),
+        ([b"a"], [], [-1], 1, 0),
+        ([b"a"], [], [], 1, -1),
+    ):
         with pytest.raises(ValueError, match=r"\w+"):
             _native.Vocabulary(*arguments)
 
