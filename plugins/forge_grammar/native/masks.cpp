@@ -153,6 +153,17 @@ void Masks::add_cached(Machine& machine, const Configuration& at, Text& text, co
         grammar_.cache.add(*key, std::make_shared<const TokenSet>(found_, vocabulary_.words()));
 }
 
+// Whether any plain text may follow that a token can hold.
+bool Masks::takes_any_plain(const Machine& machine, const Configuration& at) const {
+    if (at.mode != Configuration::STRING && at.mode != Configuration::IN_KEY) return false;
+    if (at.lexeme.partial.stage != Partial::NONE) return false;
+    return std::any_of(at.lexeme.entries.begin(), at.lexeme.entries.end(), [&](const Entry& entry) {
+        if (entry.kind != Entry::TERM && entry.kind != Entry::KEY_CLASS) return false;
+        const Formed f = formed(machine.program(), at.lexeme, entry);
+        return f.language.dfa.universal(f.state) && f.hi > vocabulary_.all().max_depth;
+    });
+}
+
 // From path_[0]; returns how many nodes were visited.
 uint32_t Masks::walk(Machine& machine, Text& text, const Trie& trie) {
     uint32_t visited = 0;
@@ -163,8 +174,10 @@ uint32_t Masks::walk(Machine& machine, Text& text, const Trie& trie) {
             i = trie.skip[i];
             continue;
         }
-        found_.insert(found_.end(), trie.tokens.begin() + trie.first[i], trie.tokens.begin() + trie.own_end[i]);
-        ++i;
+        const bool all = trie.plain_below[i] && takes_any_plain(machine, path_[depth + 1]);
+        const uint32_t end = all ? trie.first[trie.skip[i]] : trie.own_end[i];
+        found_.insert(found_.end(), trie.tokens.begin() + trie.first[i], trie.tokens.begin() + end);
+        i = all ? trie.skip[i] : i + 1;
     }
     return visited;
 }

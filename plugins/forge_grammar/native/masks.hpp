@@ -58,6 +58,7 @@ private:
     };
 
     bool splits(const Machine& machine, const Configuration& at, std::string_view text) const;
+    bool takes_any_plain(const Machine& machine, const Configuration& at) const;
     void add_plain(Machine& machine, const Configuration& at, Text& text, uint32_t* row);
     void add_plain_formed(const Formed& f, uint32_t* row);
     void walk_plain(const Formed& f);

@@ -68,11 +68,33 @@ Trie::Trie(const std::vector<std::string>& token_bytes, std::vector<uint32_t> id
     }
     close(0);
     first.push_back(static_cast<uint32_t>(tokens.size()));
+    mark_plain(token_bytes);
     byte.shrink_to_fit(), depth.shrink_to_fit(), skip.shrink_to_fit(), first.shrink_to_fit(), own_end.shrink_to_fit();
 }
 
+void Trie::mark_plain(const std::vector<std::string>& token_bytes) {
+    plain_below.assign(nodes(), 1);
+    std::vector<uint32_t> path(max_depth);
+    uint32_t node = 0;
+    for (uint32_t i = 0; i < tokens.size(); ++i) {
+        const std::string_view token = token_bytes[tokens[i]];
+        // In depth-first order the nodes of a token's own are those up to its end.
+        for (; node < nodes() && first[node] <= i; ++node) path[depth[node]] = node;
+        // From the last byte that isn't part of plain text on, the token's nodes are fine.
+        size_t plain = token.size();
+        for (size_t from = token.size(); from-- > 0;) {
+            const auto byte = static_cast<uint8_t>(token[from]);
+            if (byte < 0x20 || byte == '"' || byte == '\\') break;
+            if ((byte & 0xC0) == 0x80) continue;
+            if (plain_length(token.substr(from, plain - from)) == 0) break;
+            plain = from;
+        }
+        for (size_t d = 0; d + 1 < plain; ++d) plain_below[path[d]] = 0;
+    }
+}
+
 size_t Trie::nbytes() const {
-    return held(byte) + held(depth) + held(skip) + held(first) + held(own_end) + held(tokens);
+    return held(byte) + held(depth) + held(skip) + held(first) + held(own_end) + held(tokens) + held(plain_below);
 }
 
 std::shared_ptr<const Language> LanguagePool::intern(const std::string& data) {
@@ -93,7 +115,8 @@ Vocabulary::Vocabulary(std::vector<std::string> token_bytes, const std::vector<i
                        const std::vector<int64_t>& eos, int64_t width, size_t cache_bytes)
     : plain_cache(cache_bytes), tokens_(std::move(token_bytes)), width_(static_cast<size_t>(width)) {
     const auto count = static_cast<int64_t>(tokens_.size());
-    if (width < count || width > int64_t{1} << 31) throw std::invalid_argument("the mask is narrower than the vocabulary");
+    if (width < count || width > int64_t{1} << 31)
+        throw std::invalid_argument("the mask is narrower than the vocabulary");
     for (const std::string& token : tokens_)
         if (token.size() > LONGEST_TOKEN) throw std::invalid_argument("a token of more than 65535 bytes");
     for (const int64_t id : special) {
@@ -140,8 +163,8 @@ bool Vocabulary::is_eos(int64_t id) const {
 }
 
 size_t Vocabulary::nbytes() {
-    size_t n = sizeof(Vocabulary) + all_->nbytes() + plain_->nbytes() + rest_->nbytes() + held(tokens_) +
-               plain_cache.nbytes();
+    size_t n =
+        sizeof(Vocabulary) + all_->nbytes() + plain_->nbytes() + rest_->nbytes() + held(tokens_) + plain_cache.nbytes();
     for (const auto& mask : plain_masks_) n += held(mask);
     for (const std::string& token : tokens_) n += token.capacity() > 15 ? token.capacity() + 1 : 0;
     return n;

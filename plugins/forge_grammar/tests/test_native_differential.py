@@ -39,7 +39,23 @@ LANGUAGES = [
 STRINGS, NUMBERS = range(6), range(6, 9)
 SCALARS = ("null", "true", "false", "0", "1", "12", "1.0", "1.5", '"a"', '"ab"', '"é\\n"', '"\\u001f"', '""', '"😀"')
 NAMES = ("a", "ab", "abc", "é", "", '"', "x\n")
-PIECES = [*'{}[]":,\\ab.-\n\r \t', "\\u00", "e9", "d83d", "de00", "\\n", "ab", "c", "x", "é", "😀", "0", "1", "12", "e1"]
+PIECES = [
+    *'{}[]":,\\ab.-\n\r \t',
+    "\\u00",
+    "e9",
+    "d83d",
+    "de00",
+    "\\n",
+    "ab",
+    "c",
+    "x",
+    "é",
+    "😀",
+    "0",
+    "1",
+    "12",
+    "e1",
+]
 PIECES += ["null", "true", "fals", "e", '{ "', '":', '",', "<t>", "</t>"]
 
 
@@ -166,7 +182,7 @@ class Twins:
         return expected
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_masks_are_those_of_the_python_machine(seed: int) -> None:
     programs = Programs(seed)
     rng = programs.rng
@@ -184,7 +200,7 @@ def test_masks_are_those_of_the_python_machine(seed: int) -> None:
             twins.both("accept", max(rng.choices(allowed, k=2), key=twins.length))
 
 
-@pytest.mark.parametrize("seed", range(300, 360))
+@pytest.mark.parametrize("seed", range(300, 330))
 def test_rollback_and_validation_are_exact(seed: int) -> None:
     programs = Programs(seed)
     rng = programs.rng
