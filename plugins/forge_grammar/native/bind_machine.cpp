@@ -52,8 +52,9 @@ void fill_batch(const std::vector<std::shared_ptr<Matcher>>& matchers, const Row
     for (size_t i = 0; i < matchers.size(); ++i) matchers[i]->fill(row_of(rows.data()) + i * rows.shape(1));
 }
 
-std::shared_ptr<Vocabulary> make_vocabulary(const std::vector<nb::bytes>& token_bytes, const std::vector<int64_t>& special,
-                                            const std::vector<int64_t>& eos, int64_t width, int64_t cache_bytes) {
+std::shared_ptr<Vocabulary> make_vocabulary(const std::vector<nb::bytes>& token_bytes,
+                                            const std::vector<int64_t>& special, const std::vector<int64_t>& eos,
+                                            int64_t width, int64_t cache_bytes) {
     if (cache_bytes < 0) throw std::invalid_argument("cache_bytes is negative");
     std::vector<std::string> tokens = strings(token_bytes);
     const nb::gil_scoped_release released;

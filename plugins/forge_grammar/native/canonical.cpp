@@ -174,7 +174,8 @@ std::string canonical(std::string_view text) {
             }
         } else {
             size_t end = at;
-            while (end < text.size() && !is_space(text[end]) && text[end] != ',' && text[end] != ']' && text[end] != '}')
+            while (end < text.size() && !is_space(text[end]) && text[end] != ',' && text[end] != ']' &&
+                   text[end] != '}')
                 ++end;
             const std::string_view bare = text.substr(at, end - at);
             value = c == '-' || (c >= '0' && c <= '9') ? canonical_number(bare) : std::string(bare);

@@ -15,7 +15,9 @@ uint32_t astral(uint32_t high, uint32_t low) { return 0x10000 + ((high - 0xD800)
 
 uint32_t short_escape(uint8_t byte) {
     switch (byte) {
-        case '"': case '\\': case '/': return byte;
+        case '"':
+        case '\\':
+        case '/': return byte;
         case 'b': return '\b';
         case 'f': return '\f';
         case 'n': return '\n';
@@ -97,7 +99,8 @@ uint32_t possible(const Partial& partial, Range* ranges) {
             n = add(ranges, n, 0, 0x1F);
             return add_scalars(ranges, n, 0x7F, LAST);
         case Partial::HIGH_SURROGATE:
-        case Partial::SECOND_BACKSLASH: return add(ranges, 0, astral(partial.high, 0xDC00), astral(partial.high, 0xDFFF));
+        case Partial::SECOND_BACKSLASH:
+            return add(ranges, 0, astral(partial.high, 0xDC00), astral(partial.high, 0xDFFF));
         case Partial::LOW_HEX: {
             const uint32_t bits = 4U * partial.missing;
             const uint32_t first = std::max(partial.value << bits, 0xDC00U);

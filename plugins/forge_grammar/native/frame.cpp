@@ -34,7 +34,8 @@ void Frame::compute_hash() const {
         hash_.mix(a.awaited);
         for (const uint32_t x : a.extra) hash_.mix(x);
     }
-    for (const Request& request : requests) hash_.mix(uint64_t{static_cast<uint32_t>(request.type)} << 1 | request.unique);
+    for (const Request& request : requests)
+        hash_.mix(uint64_t{static_cast<uint32_t>(request.type)} << 1 | request.unique);
     hash_.mix(alternatives.size() << 32 | requests.size());
     if (used) {
         hash_.mix(used->hash.a);

@@ -86,7 +86,7 @@ struct Frame {
     Kind kind = ROOT;
     bool within_unique = false;  // whether what follows depends on the whole text of an item
     uint32_t trigger = NO_INDEX;
-    uint32_t start = 0;          // where its text begins
+    uint32_t start = 0;  // where its text begins
     Ref<Frame> below;
     std::vector<Alternative> alternatives;
     std::vector<Request> requests;  // for the value to come

@@ -18,8 +18,10 @@ bool narrow(const Text& text, uint32_t& low, uint32_t& high, size_t depth, uint8
             const uint32_t mid = from + (to - from) / 2;
             const std::string& x = text(mid);
             const int at = x.size() > depth ? static_cast<uint8_t>(x[depth]) : -1;
-            if (at < bound) from = mid + 1;
-            else to = mid;
+            if (at < bound)
+                from = mid + 1;
+            else
+                to = mid;
         }
         return from;
     };
@@ -76,10 +78,13 @@ bool may_be_taken(const Scene& scene, const Entry& entry) {
 }
 
 // Adds the declared names that begin with a text, decoded.
-void add_names(const Program& program, const ObjectShape& shape, std::string_view begin, std::vector<std::string>& names) {
+void add_names(const Program& program, const ObjectShape& shape, std::string_view begin,
+               std::vector<std::string>& names) {
     std::string text = encode_string(begin);
     text.pop_back();
-    const auto name = [&](int32_t i) -> const std::string& { return program.text(shape.name(static_cast<uint32_t>(i))); };
+    const auto name = [&](int32_t i) -> const std::string& {
+        return program.text(shape.name(static_cast<uint32_t>(i)));
+    };
     auto at = std::lower_bound(shape.by_name.begin(), shape.by_name.end(), text,
                                [&](int32_t i, const std::string& x) { return name(i) < x; });
     for (; at != shape.by_name.end() && name(*at).starts_with(text); ++at)
@@ -205,7 +210,8 @@ bool start_bare(const Scene& scene, Lexeme& lexeme) {
             const Language& numbers = program.language(source);
             const uint32_t state = numbers.dfa.step(numbers.dfa.start, byte);
             if (state == Dfa::DEAD) continue;
-            if (request.unique && !number_is_fresh(numbers, state, std::string(1, static_cast<char>(byte)), scene.frame.used))
+            if (request.unique &&
+                !number_is_fresh(numbers, state, std::string(1, static_cast<char>(byte)), scene.frame.used))
                 continue;
             lexeme.entries.push_back({Entry::NUMBER, request.unique, tag, source, state, 0});
         }
@@ -221,7 +227,8 @@ bool start_key(const Scene& scene, Lexeme& lexeme) {
         const Alternative& a = scene.frame.alternatives[tag];
         const ObjectShape& shape = program.objects[a.shape];
         const NextKey next(program, a, scene.frame.used);
-        if (next.takes_any(0, shape.size())) lexeme.entries.push_back({Entry::NAME, false, tag, a.shape, 0, shape.size()});
+        if (next.takes_any(0, shape.size()))
+            lexeme.entries.push_back({Entry::NAME, false, tag, a.shape, 0, shape.size()});
         if (!next.takes_class()) continue;
         for (uint32_t k = shape.first_class; k < shape.last_class; ++k) {
             const uint32_t start = program.language(program.classes[k].language).dfa.start;
@@ -261,7 +268,8 @@ bool step_string(const Scene& scene, const Lexeme& in, Lexeme& out) {
             viable = can_begin(scene, out, entry);
         } else {
             entry.a = program.language(language_of(program, entry)).dfa.step(entry.a, cp);
-            viable = entry.a != Dfa::DEAD && !longer_than_allowed(program, out, entry) && term_viable(scene, out, entry);
+            viable =
+                entry.a != Dfa::DEAD && !longer_than_allowed(program, out, entry) && term_viable(scene, out, entry);
         }
         if (viable) out.entries.push_back(entry);
     }
@@ -277,13 +285,15 @@ bool step_bare(const Scene& scene, const Lexeme& in, Lexeme& out) {
     const size_t depth = scene.text.size() - 1 - in.start;
     for (Entry entry : in.entries) {
         if (entry.kind == Entry::LITERAL) {
-            if (narrow_entry(program, entry, depth, byte) && literals_viable(scene, entry)) out.entries.push_back(entry);
+            if (narrow_entry(program, entry, depth, byte) && literals_viable(scene, entry))
+                out.entries.push_back(entry);
             continue;
         }
         const Language& numbers = program.language(entry.source);
         entry.a = numbers.dfa.step(entry.a, byte);
         if (entry.a == Dfa::DEAD) continue;
-        if (entry.unique && !number_is_fresh(numbers, entry.a, std::string(scene.text.substr(in.start)), scene.frame.used))
+        if (entry.unique &&
+            !number_is_fresh(numbers, entry.a, std::string(scene.text.substr(in.start)), scene.frame.used))
             continue;
         out.entries.push_back(entry);
     }

@@ -119,7 +119,9 @@ bool Machine::step(const Configuration& in, std::string_view text, Configuration
 bool Machine::step_gap(const Configuration& in, uint8_t byte, Configuration& out) const {
     if (!in.gap_allowed || program_.whitespace == 0) return false;
     const bool blank = byte == ' ' || byte == '\t';
-    if (in.half ? byte != '\n' : blank ? in.blanks >= program_.whitespace : (byte != '\n' && byte != '\r') || in.line_break)
+    if (in.half ? byte != '\n'
+        : blank ? in.blanks >= program_.whitespace
+                : (byte != '\n' && byte != '\r') || in.line_break)
         return false;
     copy_position(in, out);
     out.blanks = static_cast<uint16_t>(in.blanks + blank);
@@ -194,8 +196,7 @@ bool Machine::end_key(const Configuration& in, std::string_view text, Configurat
         keeps_keys = keeps_keys || program_.objects[a.shape].has_classes();
         add_alternative(next->alternatives, std::move(after));
     }
-    if (keeps_keys)
-        next->used = Ref<Used>(new Used(in.frame->used, decode_string(text.substr(in.lexeme.start + 1))));
+    if (keeps_keys) next->used = Ref<Used>(new Used(in.frame->used, decode_string(text.substr(in.lexeme.start + 1))));
     go(out, Configuration::COLON, std::move(next), false);
     return true;
 }

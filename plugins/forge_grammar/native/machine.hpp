@@ -15,21 +15,25 @@ namespace forge::grammar {
 // Where a text stands: what has been read last, above a stack of open frames.
 struct Configuration {
     enum Mode : uint8_t {
-        VALUE,        // awaits a value of the frame's requests; `closing`: or the end of the array, which is empty
-        KEY,          // awaits a key; `closing`: or the end of the object, which is empty
-        COLON,        // after a key
-        AFTER,        // after a value: comma or end
+        VALUE,  // awaits a value of the frame's requests; `closing`: or the end of the array, which is empty
+        KEY,    // awaits a key; `closing`: or the end of the object, which is empty
+        COLON,  // after a key
+        AFTER,  // after a value: comma or end
         DONE,
-        FREE_TEXT,    // text outside of triggers
-        END_TEXT,     // the text that ends a trigger's value
-        STRING, IN_KEY, BARE, TEXT,  // in a lexeme
+        FREE_TEXT,  // text outside of triggers
+        END_TEXT,   // the text that ends a trigger's value
+        STRING,
+        IN_KEY,
+        BARE,
+        TEXT,  // in a lexeme
     };
     Mode mode = DONE;
     bool closing = false;
     bool gap_allowed = false;
     bool line_break = false, half = false;  // of the gap: one was, of which only \r was read
     uint16_t blanks = 0;
-    uint32_t trigger = NO_INDEX, depth = 0;  // FREE_TEXT: it ends with so many bytes of the trigger's; END_TEXT: likewise
+    uint32_t trigger = NO_INDEX,
+             depth = 0;  // FREE_TEXT: it ends with so many bytes of the trigger's; END_TEXT: likewise
     Ref<Frame> frame;
     Lexeme lexeme;
 

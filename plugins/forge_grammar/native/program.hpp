@@ -19,9 +19,9 @@ inline constexpr uint32_t INFINITE_WORDS = Dfa::INFINITE;
 struct Language {
     Dfa dfa;
     uint64_t id = 0;                 // never reused
-    std::vector<uint32_t> shortest;   // length of the shortest word from each state
+    std::vector<uint32_t> shortest;  // length of the shortest word from each state
     uint32_t longest_shortest = 0;
-    bool endless = true;              // infinitely many words from every state
+    bool endless = true;  // infinitely many words from every state
 
     Language(std::span<const uint8_t> data, uint64_t id);
     bool reaches(uint32_t state, uint32_t lo, uint32_t hi) const;

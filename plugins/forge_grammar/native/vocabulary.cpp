@@ -115,7 +115,8 @@ Vocabulary::Vocabulary(std::vector<std::string> token_bytes, const std::vector<i
                        const std::vector<int64_t>& eos, int64_t width, size_t cache_bytes)
     : plain_cache(cache_bytes), tokens_(std::move(token_bytes)), width_(static_cast<size_t>(width)) {
     const auto count = static_cast<int64_t>(tokens_.size());
-    if (width < count || width > int64_t{1} << 31) throw std::invalid_argument("the mask is narrower than the vocabulary");
+    if (width < count || width > int64_t{1} << 31)
+        throw std::invalid_argument("the mask is narrower than the vocabulary");
     for (const std::string& token : tokens_)
         if (token.size() > LONGEST_TOKEN) throw std::invalid_argument("a token of more than 65535 bytes");
     for (const int64_t id : special) {
@@ -162,8 +163,8 @@ bool Vocabulary::is_eos(int64_t id) const {
 }
 
 size_t Vocabulary::nbytes() {
-    size_t n = sizeof(Vocabulary) + all_->nbytes() + plain_->nbytes() + rest_->nbytes() + held(tokens_) +
-               plain_cache.nbytes();
+    size_t n =
+        sizeof(Vocabulary) + all_->nbytes() + plain_->nbytes() + rest_->nbytes() + held(tokens_) + plain_cache.nbytes();
     for (const auto& mask : plain_masks_) n += held(mask);
     for (const std::string& token : tokens_) n += token.capacity() > 15 ? token.capacity() + 1 : 0;
     return n;

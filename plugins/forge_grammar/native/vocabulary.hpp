@@ -18,13 +18,13 @@ namespace forge::grammar {
 // A trie laid flat in depth-first order: a node's subtree is [node, skip). So are its tokens.
 struct Trie {
     std::vector<uint8_t> byte;
-    std::vector<uint16_t> depth;     // of the node's parent; 0 for first bytes
+    std::vector<uint16_t> depth;  // of the node's parent; 0 for first bytes
     std::vector<uint32_t> skip;
-    std::vector<uint32_t> first;     // index of the subtree's first token; [nodes] is their number
-    std::vector<uint32_t> own_end;   // [first, own_end) are the tokens that end at the node
+    std::vector<uint32_t> first;       // index of the subtree's first token; [nodes] is their number
+    std::vector<uint32_t> own_end;     // [first, own_end) are the tokens that end at the node
     std::vector<uint8_t> plain_below;  // whether all of the subtree's tokens go on with plain text only, or not at all
     std::vector<uint32_t> tokens;
-    uint32_t max_depth = 0;          // bytes of the longest token
+    uint32_t max_depth = 0;  // bytes of the longest token
 
     Trie(const std::vector<std::string>& token_bytes, std::vector<uint32_t> ids);
     uint32_t nodes() const { return static_cast<uint32_t>(byte.size()); }
@@ -58,7 +58,8 @@ public:
     bool is_eos(int64_t id) const;
     // Bytes of a token that may be part of a text; empty for all others.
     std::string_view bytes(int64_t id) const {
-        return id < 0 || id >= static_cast<int64_t>(tokens_.size()) ? std::string_view() : tokens_[static_cast<size_t>(id)];
+        return id < 0 || id >= static_cast<int64_t>(tokens_.size()) ? std::string_view()
+                                                                    : tokens_[static_cast<size_t>(id)];
     }
     size_t width() const { return width_; }
     size_t words() const { return (width_ + 31) / 32; }
@@ -67,7 +68,7 @@ public:
     const std::vector<uint32_t>& eos() const { return eos_; }
     const Trie& all() const { return *all_; }
     const Trie& plain() const { return *plain_; }
-    const Trie& rest() const { return *rest_; }  // all that aren't plain
+    const Trie& rest() const { return *rest_; }                // all that aren't plain
     uint32_t longest_plain() const { return longest_plain_; }  // in code points
     bool spans_keys() const { return spans_keys_; }  // whether a token may hold the end of a key and part of the next
 

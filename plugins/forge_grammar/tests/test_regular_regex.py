@@ -127,6 +127,7 @@ def test_exponential_but_affordable_is_built() -> None:
         ("((((a{1,99}){1,99}){1,99}){1,99}){1,99}", "NFA states"),
         ("(" * 5000 + ")" * 5000, "nested groups of a regex"),
         ("a" * 100_001, "nodes of a regex"),
+        ("(?=a)" * 65, "lookaheads of a regex"),
         ("a{1000000000000}", "repetitions in a regex"),
     ],
 )
@@ -134,6 +135,12 @@ def test_explosions_are_refused_by_name(pattern: str, name: str) -> None:
     with pytest.raises(LimitExceeded) as caught:
         Language.regex(pattern, whole=True)
     assert caught.value.name == name
+
+
+def test_empty_repetitions_cost_nothing() -> None:
+    assert Language.regex("((((){9999}){9999}){9999}){9999}a", whole=True).words(1) == ["a"]
+    assert Language.regex("(((?=a){300}){300})a", whole=True).words(1) == ["a"]
+    assert Language.regex("(" * 100 + "a" + ")" * 100, whole=True).words(1) == ["a"]
 
 
 def test_lone_surrogates_match_nothing() -> None:

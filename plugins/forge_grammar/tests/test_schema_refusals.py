@@ -20,6 +20,10 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"properties": {"a": {"minLength": -1}}}, "/properties/a", "minLength", "non-negative integer"),
     ({"required": True}, "", "required", "list of strings"),
     ({"enum": 1}, "", "enum", "must be a list"),
+    ({"enum": [float("inf")]}, "", "enum", "isn't finite"),
+    ({"const": {"a": float("nan")}}, "", "enum", "isn't finite"),
+    ({"enum": ["\ud800"]}, "", "", "lone surrogate"),
+    ({"properties": {"\ud800": {}}}, "", "", "lone surrogate"),
     ({"allOf": []}, "", "allOf", "not empty"),
     ({"items": [{"type": "string"}]}, "", "items", "must be a schema"),
     ({"multipleOf": 0}, "", "multipleOf", "greater than 0"),
@@ -42,6 +46,9 @@ REFUSED: list[tuple[Any, str, str, str]] = [
     ({"type": "string", "minLength": 3, "maxLength": 2}, "", "", "no value can satisfy"),
     ({"type": "object", "required": ["a"], "properties": {"a": False}}, "", "", "no value can satisfy"),
     ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "", "", "no value can satisfy"),
+    ({"type": "object", "minProperties": 3, "propertyNames": {"enum": ["a", "b"]}}, "", "", "no value can satisfy"),
+    ({"uniqueItems": True, "const": [False, "b", False]}, "", "", "no value can satisfy"),
+    ({"type": "array", "uniqueItems": True, "minItems": 3, "items": {"enum": ["a", "b"]}}, "", "", "no value"),
     ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "", "", "no value can satisfy"),
     ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "", "", "no value can satisfy"),
     ({"type": "object", "minProperties": 2, "properties": {"a": {}}, "additionalProperties": False}, "", "", "no val"),
@@ -98,3 +105,11 @@ def test_uninhabited_parts_vanish_and_the_rest_stays(oracle: Any) -> None:
         False,
         False,
     ]
+
+
+def test_in_place_nesting_beyond_the_stack_is_refused() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(2000):
+        deep = {"allOf": [deep]}
+    with pytest.raises(SchemaError, match="nested too deeply"):
+        lower(deep, GrammarOptions())

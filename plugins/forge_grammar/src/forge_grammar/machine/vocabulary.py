@@ -1,8 +1,8 @@
 """The tokens as a trie of their bytes, and the masks computed so far.
 
 Masks are found by walking the trie from a configuration: a subtree is left at the first byte that is refused. Inside a
-string nearly all tokens are without a quote, hence stay in it: which of them are allowed depends on the lexeme alone, and
-is kept apart from the few tokens that may leave it.
+string nearly all tokens are without a quote, hence stay in it: which of them may follow depends on the lexeme alone;
+the few that may leave it are walked each time.
 """
 
 from __future__ import annotations

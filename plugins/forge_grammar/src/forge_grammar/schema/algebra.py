@@ -4,23 +4,19 @@ JSON kind at a time, and negation pushed down to the keywords.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from attrs import evolve, frozen
 
 from forge_grammar.options import GrammarOptions
 from forge_grammar.schema.document import Document, Schema
 from forge_grammar.schema.drafts import ANNOTATIONS, CONSTRAINTS, Draft, objection
-from forge_grammar.schema.errors import SchemaError, limit_reached
 from forge_grammar.schema.scalars import NUMBER_KEYWORDS, STRING_KEYWORDS, Scalars
 from forge_grammar.schema.shapes import ARRAY_KEYWORDS, OBJECT_KEYWORDS, Shapes
 from forge_grammar.schema.terms import (
-    ANY_ARRAY,
-    ANY_NUMBER,
     ANY_OBJECT,
-    ANY_STRING,
     FALSE,
     TRUE,
     Arrays,
@@ -30,31 +26,14 @@ from forge_grammar.schema.terms import (
     Numbers,
     Objects,
     Strings,
-    both,
     meet_arrays,
-    meet_booleans,
-    meet_numbers,
     meet_objects,
-    meet_strings,
 )  # fmt: skip
-from forge_grammar.schema.values import KINDS, Reader, kind_of, number_pairs
+from forge_grammar.schema.unions import TOPS, Term, Unions
+from forge_grammar.schema.values import Reader, kind_of, number_pairs
 
-Term: TypeAlias = Any
-"""True (null), frozenset[bool], Numbers, Strings, Arrays or Objects, by kind."""
-
-MAX_ALTERNATIVES = 256
-MAX_WORK = 400_000
-_PROBE_DEPTH = 4
 _MAX_SUBSETS = 6
 
-TOPS: dict[str, Term] = {
-    "null": True, "boolean": frozenset({False, True}), "number": ANY_NUMBER, "string": ANY_STRING, "array": ANY_ARRAY,
-    "object": ANY_OBJECT,
-}  # fmt: skip
-_MEET: dict[str, Callable[[Term, Term], Term | None]] = {
-    "null": lambda a, b: True, "boolean": meet_booleans, "number": meet_numbers, "string": meet_strings,
-    "array": meet_arrays, "object": meet_objects,
-}  # fmt: skip
 _OWNER = {
     **dict.fromkeys(STRING_KEYWORDS, "string"), **dict.fromkeys(NUMBER_KEYWORDS, "number"),
     **dict.fromkeys(ARRAY_KEYWORDS, "array"), **dict.fromkeys(OBJECT_KEYWORDS, "object"),
@@ -83,14 +62,11 @@ _INFOS: dict[object, Info] = {}
 _MAX_INFOS = 10_000
 
 
-class Algebra:
+class Algebra(Unions):
     """The terms of conjunctions of a document's subschemas. Errors of all methods: `SchemaError`."""
 
     def __init__(self, document: Document, options: GrammarOptions) -> None:
-        self.document = document
-        self._options = options
-        self._deadline = time.monotonic() + options.max_seconds
-        self._work = 0
+        super().__init__(document, options)
         self.read = Reader(document)
         self.scalars = Scalars(self.read, options.unknown_formats == "annotation")
         self.shapes = Shapes(self.read, self.scalars, self)
@@ -99,7 +75,6 @@ class Algebra:
         self._info: dict[int, Info] = {}
         self._terms: dict[tuple[int, str], tuple[Term, ...]] = {}
         self._active: set[tuple[int, str]] = set()
-        self._empty: dict[Conjunction, bool] = {}
 
     # Names of subschemas
 
@@ -350,15 +325,6 @@ class Algebra:
             found += terms
         return self._union(kind, found, schema, keyword)
 
-    def _overlap(self, kind: str, some: Sequence[Term], others: Sequence[Term]) -> bool:
-        for a in some:
-            for b in others:
-                self.spend(1)
-                met = _MEET[kind](a, b)
-                if met is not None and not self._doomed(kind, met, 0):
-                    return True
-        return False
-
     def _conditional(self, schema: dict[str, Any], kind: str) -> Sequence[Term]:
         if "then" not in schema and "else" not in schema and not self.document.unevaluated:
             return (TOPS[kind],)
@@ -412,11 +378,11 @@ class Algebra:
     # Values
 
     def _listed(self, schema: dict[str, Any], keyword: str) -> list[Any]:
-        if keyword == "const":
-            return [schema["const"]]
-        values = schema["enum"]
+        values = [schema["const"]] if keyword == "const" else schema["enum"]
         if not isinstance(values, list):
             raise self.document.error(schema, keyword, "must be a list")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+            raise self.document.error(schema, keyword, "a number that isn't finite")
         return values
 
     def _values(self, values: list[Any], kind: str) -> Sequence[Term]:
@@ -513,107 +479,3 @@ class Algebra:
         named = {name: TRUE for group in groups for name in group.named}
         patterns = tuple((language, TRUE) for group in groups for language, _ in group.patterns)
         return meet_objects(term, Objects((KeyGroup(named, patterns, rest, closed=True),)))
-
-    # Unions
-
-    def spend(self, amount: int) -> None:
-        """Count work; refuse a schema that needs too much of it."""
-        before = self._work
-        self._work += amount
-        if self._work > MAX_WORK:
-            raise limit_reached("", "", "work", MAX_WORK)
-        if before >> 8 != self._work >> 8 and time.monotonic() > self._deadline:
-            raise limit_reached("", "", "max_seconds", self._options.max_seconds)
-
-    def _product(
-        self, kind: str, some: Sequence[Term], others: Sequence[Term], schema: dict[str, Any], keyword: str
-    ) -> Sequence[Term]:
-        """All that is in both unions."""
-        top = TOPS[kind]
-        if len(others) == 1 and others[0] is top:
-            return some
-        if len(some) == 1 and some[0] is top:
-            return others
-        self.spend(len(some) * len(others))
-        meet = _MEET[kind]
-        return self._union(kind, [m for a in some for b in others if (m := meet(a, b)) is not None], schema, keyword)
-
-    def _union(self, kind: str, terms: Sequence[Term], schema: dict[str, Any], keyword: str) -> Sequence[Term]:
-        if len(terms) < 2:
-            return terms
-        top = TOPS[kind]
-        # What other terms evaluate still matters where something is unevaluated.
-        if not (self.document.unevaluated and kind in ("object", "array")) and any(term == top for term in terms):
-            return (top,)
-        unique = list(dict.fromkeys(_merged(kind, terms)))
-        if len(unique) > 8:
-            unique = list(self._alive(kind, unique))
-        if len(unique) > MAX_ALTERNATIVES:
-            pointer = self.document.pointer(schema)
-            raise limit_reached(pointer, keyword, "alternatives", MAX_ALTERNATIVES)
-        return unique
-
-    def _alive(self, kind: str, terms: Sequence[Term]) -> Sequence[Term]:
-        if kind != "object" or len(terms) < 2:
-            return terms
-        return [term for term in terms if not self._doomed(kind, term, 0)]
-
-    def _doomed(self, kind: str, term: Term, depth: int) -> bool:
-        """Whether a term is surely empty: a key or item that must be there can't."""
-        if kind == "object":
-            for name in term.required:
-                if self._hopeless(child_of(term, name), depth):
-                    return True
-        elif kind == "array":
-            return any(self._hopeless(item_of(term, index), depth) for index in range(min(term.low, 8)))
-        return False
-
-    def _hopeless(self, conjunction: Conjunction, depth: int) -> bool:
-        """Whether nothing matches a conjunction, as far as a short look tells; False where unsure."""
-        if 0 in conjunction:
-            return True
-        if depth >= _PROBE_DEPTH or (len(conjunction) < 2 and min(conjunction, default=1) > 0):
-            return False
-        found = self._empty.get(conjunction)
-        if found is None:
-            try:
-                found = all(
-                    all(self._doomed(kind, term, depth + 1) for term in self.conjunction(conjunction, kind))
-                    for kind in KINDS
-                )
-            except SchemaError:  # what is beyond us, or still being worked out, is refused where it's needed
-                return False
-            if found or depth == 0:
-                self._empty[conjunction] = found
-        return found
-
-
-def _merged(kind: str, terms: Sequence[Term]) -> Sequence[Term]:
-    """The terms, with all their finite sets as one."""
-    if kind == "string":
-        words = frozenset().union(*(term.words for term in terms if term.words is not None))
-        return [*([Strings(words)] if words else ()), *(term for term in terms if term.words is None)]
-    if kind == "number":
-        values = frozenset().union(*(term.values for term in terms if term.values is not None))
-        return [*([Numbers(values)] if values else ()), *(term for term in terms if term.values is None)]
-    return [frozenset().union(*terms)] if kind == "boolean" else terms
-
-
-def child_of(term: Objects, name: str) -> Conjunction:
-    """What the value of a key must match."""
-    if name in term.forbidden:
-        return FALSE
-    met = TRUE
-    for group in term.groups:
-        child = group.of(name)
-        if child and child != met:
-            met = both(met, child)
-    return met
-
-
-def item_of(term: Arrays, index: int) -> Conjunction:
-    """What the item at an index must match."""
-    met = TRUE
-    for group in term.groups:
-        met = both(met, group.of(index))
-    return met

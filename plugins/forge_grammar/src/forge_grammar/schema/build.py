@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -19,8 +20,8 @@ from forge_grammar.program import (
     TypeNode,
     json_text,
 )
-from forge_grammar.regular import Language, LimitExceeded
-from forge_grammar.schema.algebra import Algebra, child_of, item_of
+from forge_grammar.regular import INFINITE, Language, LimitExceeded
+from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.errors import limit_reached
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
@@ -38,10 +39,11 @@ from forge_grammar.schema.terms import (
     language_of,
     lower_of,
 )  # fmt: skip
+from forge_grammar.schema.unions import child_of, item_of
 
 _MAX_DEPTH = 40
 _MAX_PREFIX = 4096
-
+_FEW = 64
 
 S = TypeVar("S", ArrayShape, ObjectShape)
 
@@ -164,9 +166,11 @@ class Builder:
         if term.names:
             keys = language_of(self.algebra.conjunction(term.names, "string"))
         classes = []
+        open_keys: list[Language] = []
         for language, child in self._cells(term, keys):
             if (type_id := self.type_of(child)) != NONE:
                 classes.append(KeyClass(self.language(language), type_id))
+                open_keys.append(language)
         required = frozenset(term.required)
         properties = []
         for name in names:
@@ -178,6 +182,9 @@ class Builder:
                 return None
             elif classes:
                 properties.append(Property(name, NONE))
+        possible = [prop.name for prop in properties if prop.type != NONE]
+        if len(possible) + sum(_other_words(found, list(names)) for found in open_keys) < term.low:
+            return None
         return ObjectShape(tuple(properties), tuple(classes), max(term.low, 0), term.high)
 
     def _cells(self, term: Objects, keys: Language) -> list[tuple[Language, Conjunction]]:
@@ -226,6 +233,8 @@ class Builder:
             high = lower_of(high, len(prefix))
         if high != UNBOUNDED and term.low > high:
             return None
+        if term.unique and self._repeats([*prefix, rest], term.low):
+            return None
         counted = _same_merged(c for c in term.contains if c.low or c.high != UNBOUNDED)
         if any(c.high != UNBOUNDED and c.low > c.high for c in counted):
             return None
@@ -233,6 +242,15 @@ class Builder:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
         contains = tuple(self._contains(c, [*children[: len(prefix)], after]) for c in counted)
         return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
+
+    def _repeats(self, items: list[int], low: int) -> bool:
+        """Whether among the first `low` items two scalars must be equal, as there are too few to choose from."""
+        drawn: Counter[frozenset[str]] = Counter()
+        for index in range(min(low, len(items) + _FEW)):
+            node = self.types[items[min(index, len(items) - 1)]]
+            if node.literals and not (node.strings or node.numbers or node.arrays or node.objects):
+                drawn[frozenset(node.literals)] += 1
+        return any(count > len(literals) for literals, count in drawn.items())
 
     def _contains(self, c: Counted, items: list[Conjunction]) -> Contains:
         """The types of items that count and of those that don't: of the first items, and the last for the rest."""
@@ -243,6 +261,11 @@ class Builder:
     def _contains_of(self, term: Arrays) -> object:
         key = next((abs(key) for c in term.contains for key in c.child), 0)
         return self.algebra.schemas[key]
+
+
+def _other_words(language: Language, names: list[str]) -> int:
+    """How many words a language has beside some names."""
+    return language.count - sum(map(language.accepts, names)) if language.count < INFINITE else INFINITE
 
 
 def _same_merged(contains: Iterable[Counted]) -> list[Counted]:

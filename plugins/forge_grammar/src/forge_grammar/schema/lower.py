@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forge_grammar.options import GrammarOptions
-from forge_grammar.program import NONE, Program, RootKind
+from forge_grammar.program import NONE, ObjectShape, Program, RootKind, TypeNode
 from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.build import Builder
 from forge_grammar.schema.document import Document
@@ -20,10 +22,14 @@ def lower(schema: object, options: GrammarOptions) -> Program:
     document = Document(schema, options.max_nodes)
     algebra = Algebra(document, options)
     builder = Builder(algebra)
-    root = builder.build(algebra.yes(document.root))
+    try:
+        root = builder.build(algebra.yes(document.root))
+    except RecursionError:
+        raise SchemaError("", "", "its `allOf`, `anyOf`, `not` and the like are nested too deeply") from None
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
     if root == NONE or not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")
+    _check_texts(types, objects)
     return Program(
         root_kind=RootKind.JSON,
         root=root,
@@ -34,3 +40,14 @@ def lower(schema: object, options: GrammarOptions) -> Program:
         any_key_order=options.key_order == "any",
         whitespace=options.whitespace,
     )
+
+
+def _check_texts(types: Sequence[TypeNode], objects: Sequence[ObjectShape]) -> None:
+    """Refuse what can't be written as UTF-8."""
+    texts = [text for node in types for text in node.literals]
+    texts += [prop.name for shape in objects for prop in shape.properties]
+    texts += [text for node in types for term in node.strings for text in term.excluded]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise SchemaError("", "", "a value or a property's name has a lone surrogate, which isn't text") from None

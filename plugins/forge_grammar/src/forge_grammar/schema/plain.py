@@ -72,6 +72,8 @@ class Plain:
             elif kind == "array":
                 if not _SLOW_ARRAY.isdisjoint(schema) or type(schema.get("items")) is list:
                     return None
+                if "uniqueItems" in schema and "minItems" in schema:
+                    return None
                 arrays = self._array(schema)
             elif kind == "number":
                 numbers = self._numbers(schema, info)
