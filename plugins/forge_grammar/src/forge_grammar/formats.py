@@ -1,14 +1,14 @@
 """Languages of the string formats that JSON Schema names; those that aren't regular (`regex`) or hang on tables of
 Unicode beyond Python's (`idn-hostname`) are not here.
 
-Where a name's specification and RFC 3339 as it is read by common validators differ, the stricter holds: no leap seconds,
-no year 0000.
+Where a name's specification and RFC 3339 as it is read by common validators differ, the stricter holds: no leap
+seconds, no year 0000.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 
 from forge_grammar.regular import Language
 
@@ -114,7 +114,7 @@ MAX_LENGTHS = {"hostname": 253, "email": 254, "idn-email": 254}
 in far fewer states."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def format_language(name: str) -> Language:
     """The texts of a format (lengths beside: `MAX_LENGTHS`). Errors: `KeyError` if it isn't one of `FORMATS`."""
     language = Language.regex(_PATTERNS[name], whole=True)

@@ -54,7 +54,9 @@ def number_language(
         if listed is not None:
             return Language.literals(listed)
         divisor = None if divisor == 1 else divisor
-    return _Numbers(integer, low, high, divisor, apart).language()
+    scale = 0 if divisor is None else len(_digits(divisor)[1])
+    language = _Numbers(integer, low, high, None, apart, max(DIGITS, scale)).language()
+    return language if divisor is None else language & _multiples(integer, divisor)
 
 
 def exact(value: Number) -> Fraction:
@@ -90,6 +92,12 @@ def _unrestricted(integer: bool) -> Language:
         return Language.regex(digits, whole=True) - Language.literals(["-0"])
     rest = rf"(\.[0-9]{{1,{DIGITS}}})?([eE][-+]?[0-9]{{1,2}})?"
     return Language.regex(digits + rest, whole=True) - Language.regex(r"-0(\.0+)?([eE].*)?", whole=True)
+
+
+@lru_cache(maxsize=128)
+def _multiples(integer: bool, divisor: Fraction) -> Language:
+    """The texts of multiples, of any length: apart from the rest, since digits needn't be counted for them."""
+    return _Numbers(integer, None, None, divisor, frozenset(), None).language()
 
 
 def _listed(low: _Bound | None, high: _Bound | None, step: int, apart: frozenset[Fraction]) -> list[str] | None:
@@ -219,7 +227,10 @@ class _State(NamedTuple):
 
 
 class _Numbers:
-    """Builds the automaton: of either sign, parts that each follow the digits."""
+    """Builds the automaton: of either sign, parts that each follow the digits.
+
+    digits: how many a text may have after the point, and before it, where the numbers given have no more; None: any.
+    """
 
     def __init__(
         self,
@@ -228,6 +239,7 @@ class _Numbers:
         high: _Bound | None,
         divisor: Fraction | None,
         apart: frozenset[Fraction],
+        digits: int | None,
     ) -> None:
         self.integer = integer
         self.sides = [self._side(low, high, divisor, apart), None]
@@ -235,13 +247,12 @@ class _Numbers:
         negative = self._side(mirrored[0], mirrored[1], divisor, frozenset(-each for each in apart if each < 0))
         if negative is not None:
             self.sides[1] = [*negative, _Compare(Fraction(0), frozenset((MORE,)))]
-        parts = [part for side in self.sides if side for part in side]
-        digits = [_digits(abs(bound.value)) for bound in (low, high) if bound] + [_digits(abs(each)) for each in apart]
-        wholes = [len(whole) for whole, _ in digits]
-        fractions = [len(fraction) for _, fraction in digits]
+        given = [_digits(abs(bound.value)) for bound in (low, high) if bound] + [_digits(abs(each)) for each in apart]
+        wholes, fractions = ([len(part) for part in parts] for parts in zip(*given)) if given else ([], [])
+        self.counts = digits is not None
         self.max_whole = max([DIGITS, *(n + 1 for n in wholes if n >= DIGITS)])
-        scales = [part.scale for part in parts if isinstance(part, _Multiple)]
-        self.max_fraction = max([DIGITS, *scales, *(n + 1 for n in fractions if n >= DIGITS)])
+        self.max_fraction = max([digits or DIGITS, *(n + 1 for n in fractions if n >= DIGITS)])
+        self.scale = 0 if divisor is None else len(_digits(divisor)[1])
         self.ids: dict[_State, int] = {}
         self.order: list[_State] = []
 
@@ -297,14 +308,19 @@ class _Numbers:
     def _after_digit(self, state: _State, digit: int) -> _State | None:
         parts = self.sides[state.side] or []
         if state.phase in (POINT, FRACTION):
-            if state.read >= self.max_fraction:
+            if self.counts and state.read >= self.max_fraction:
                 return None
             moved = [part.fraction_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
-            return self._state(state, FRACTION, state.read + 1, moved)
-        if state.phase == ZERO or state.read >= self.max_whole:
+            return self._state(state, FRACTION, self._count(state.read, self.scale), moved)
+        if state.phase == ZERO or (self.counts and state.read >= self.max_whole):
             return None
         moved = [part.whole_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
-        return self._state(state, ZERO if not digit and state.phase == SIGN else WHOLE, state.read + 1, moved)
+        phase = ZERO if not digit and state.phase == SIGN else WHOLE
+        return self._state(state, phase, self._count(state.read, 1), moved)
+
+    def _count(self, read: int, enough: int) -> int:
+        """One digit more; where digits aren't counted, not beyond as many as matter."""
+        return read + 1 if self.counts else min(read + 1, max(enough, 1))
 
     def _after_point(self, state: _State) -> _State | None:
         if self.integer or state.phase not in (ZERO, WHOLE):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from forge_grammar.regular.dfa import DEAD, SURROGATES, Dfa
-from forge_grammar.regular.errors import MAX_DFA_STATES, MAX_WORK, LimitExceeded
+from forge_grammar.regular.errors import MAX_CLASSES, MAX_DFA_STATES, MAX_WORK, LimitExceeded
 from forge_grammar.regular.minimize import minimal_blocks
 
 Rows = list[list[int]]
@@ -58,6 +58,8 @@ def _number(
         if not new_classes or new_classes[-1] != number:
             new_bounds.append(bound)
             new_classes.append(number)
+    if len(first) > MAX_CLASSES:
+        raise LimitExceeded("classes of code points", MAX_CLASSES)
     ids = {start: 0}
     order = [start]
     delta: list[int] = []
@@ -260,7 +262,7 @@ def from_table(
         raise ValueError("ranges that don't ascend from 0, or without a class each")
     if len(rows) != len(accepting) or start >= len(rows):
         raise ValueError("states, start and accepting states that don't fit each other")
-    if any(len(row) != classes or max(row, default=-1) >= len(rows) for row in rows):
+    if any(len(row) != classes or max(row, default=-1) >= len(rows) or min(row, default=-1) < -1 for row in rows):
         raise ValueError("a row without a state for each class, or with one out of range")
     dfa = canonical([list(row) for row in rows], start, accepting, bounds, range_class)
     return product(dfa, everything(), "&")

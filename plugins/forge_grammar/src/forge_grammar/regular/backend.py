@@ -1,16 +1,64 @@
-"""The implementation of automata that this installation has: the extension's, or the pure-Python one."""
+"""The implementations of automata, the extension's and the pure-Python one: same results bit for bit."""
 
 from __future__ import annotations
 
-from forge_grammar.regular import automaton
-from forge_grammar.regular.determinize import determinize
+from array import array
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from attrs import frozen
+
+from forge_grammar.native import extension
+from forge_grammar.regular import automaton, determinize
 from forge_grammar.regular.dfa import Dfa
+from forge_grammar.regular.nfa import Nfa
 
-complement = automaton.complement
-empty = automaton.empty
-everything = automaton.everything
-from_table = automaton.from_table
-literals = automaton.literals
-product = automaton.product
 
-__all__ = ["Dfa", "complement", "determinize", "empty", "everything", "from_table", "literals", "product"]
+@frozen
+class Backend:
+    """What makes and combines automata: functions of `regular.automaton`; `determinize` of an NFA and what stands
+    before its text.
+    """
+
+    dfa: Any
+    everything: Callable[[], Any]
+    empty: Callable[[], Any]
+    complement: Callable[[Any], Any]
+    product: Callable[[Any, Any, str], Any]
+    literals: Callable[[list[str]], Any]
+    from_table: Callable[..., Any]
+    determinize: Callable[[Nfa, int], Any]
+
+
+def python_backend() -> Backend:
+    """In pure Python."""
+    each = automaton
+    return Backend(
+        Dfa, each.everything, each.empty, each.complement, each.product, each.literals, each.from_table,
+        determinize.determinize,
+    )  # fmt: skip
+
+
+def native_backend(native: ModuleType) -> Backend:
+    """The extension's."""
+
+    def determinize_nfa(nfa: Nfa, before: int) -> Any:
+        prepared = determinize.prepare(nfa)
+        alphabet = prepared.alphabet
+        rows = array("i", [value for row in nfa.rows for value in row]).tobytes()
+        return native.determinize_prepared(
+            rows, nfa.start, before, alphabet.bounds, alphabet.range_class, alphabet.classes,
+            prepared.members, prepared.kind, prepared.looks, prepared.look_class,
+        )  # fmt: skip
+
+    return Backend(
+        native.Dfa, native.everything, native.empty, native.complement, native.product, native.literals,
+        native.from_table, determinize_nfa,
+    )  # fmt: skip
+
+
+def chosen() -> Backend:
+    """The extension's where it can be loaded."""
+    native = extension()
+    return python_backend() if native is None else native_backend(native)

@@ -7,11 +7,14 @@ automaton) pairs. A state of the result is a set of threads and, where assertion
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+from attrs import frozen
 
 from forge_grammar.regular.automaton import canonical
 from forge_grammar.regular.dfa import DEAD, Dfa
 from forge_grammar.regular.errors import MAX_DFA_STATES, MAX_WORK, LimitExceeded
-from forge_grammar.regular.nfa import WORD, Alphabet, Before, Nfa, Op, partition
+from forge_grammar.regular.nfa import TEXT, WORD, Alphabet, Before, Nfa, Op, partition
 
 Pending = tuple[tuple[int, int], ...]
 Thread = tuple[int, Pending]
@@ -19,17 +22,6 @@ State = tuple[tuple[Thread, ...], int]
 
 _ASSERTIONS = (Op.END, Op.BOUNDARY, Op.NO_BOUNDARY)
 _NOTHING_FOLLOWS = 0
-
-
-def alphabet_of(nfa: Nfa) -> Alphabet:
-    """The partition of code points that its sets, words and lookaheads tell apart. members: of `sets`, then of WORD,
-    then of each class of each lookahead's automata, in their order.
-    """
-    sets = [*nfa.sets, WORD]
-    for look in nfa.looks:
-        for dfa in look:
-            sets += class_sets(dfa)
-    return partition(sets)
 
 
 def class_sets(dfa: Dfa) -> list[tuple[tuple[int, int], ...]]:
@@ -41,35 +33,58 @@ def class_sets(dfa: Dfa) -> list[tuple[tuple[int, int], ...]]:
     return [tuple(each) for each in sets]
 
 
+@frozen
+class Prepared:
+    """An NFA and what its sets, words and lookaheads tell apart.
+
+    members: of each set, then of all texts, its classes; kind: of each class, WORD or OTHER; looks: three automata of
+    each lookahead; look_class: of each of them, its class per class.
+    """
+
+    nfa: Nfa
+    alphabet: Alphabet
+    members: list[list[int]]
+    kind: list[int]
+    looks: list[Any]
+    look_class: list[list[int]]
+
+
+def prepare(nfa: Nfa) -> Prepared:
+    """What both implementations of `determinize` need."""
+    looks = [dfa for look in nfa.looks for dfa in look]
+    alphabet = partition([*nfa.sets, TEXT, WORD, *(each for dfa in looks for each in class_sets(dfa))])
+    members = alphabet.members
+    words = set(members[len(nfa.sets) + 1])
+    kind = [int(Before.WORD if c in words else Before.OTHER) for c in range(alphabet.classes)]
+    at = len(nfa.sets) + 2
+    look_class = []
+    for dfa in looks:
+        mapping = [0] * alphabet.classes
+        for number in range(dfa.classes):
+            for c in members[at + number]:
+                mapping[c] = number
+        at += dfa.classes
+        look_class.append(mapping)
+    return Prepared(nfa, alphabet, members[: len(nfa.sets) + 1], kind, looks, look_class)
+
+
 def determinize(nfa: Nfa, before: int = Before.NOTHING) -> Dfa:
     """The canonical automaton of an NFA whose text follows `before`. Errors: `LimitExceeded`."""
-    return _Construction(nfa, before).build()
+    return _Construction(prepare(nfa), before).build()
 
 
 class _Construction:
-    def __init__(self, nfa: Nfa, before: int) -> None:
-        self.rows = nfa.rows
-        self.start = nfa.start
+    def __init__(self, prepared: Prepared, before: int) -> None:
+        self.rows = prepared.nfa.rows
+        self.start = prepared.nfa.start
         self.before = before
-        self.alphabet = alphabet_of(nfa)
+        self.alphabet = prepared.alphabet
+        self.members = prepared.members
+        self.kind = prepared.kind
+        self.looks: list[Dfa] = prepared.looks
+        self.look_class = prepared.look_class
+        self.asks_word = any(row[0] in (Op.BOUNDARY, Op.NO_BOUNDARY, Op.LOOK) for row in self.rows)
         self.work = 0
-        members = self.alphabet.members
-        self.members = members[: len(nfa.sets)]
-        words = set(members[len(nfa.sets)])
-        self.kind = [Before.WORD if c in words else Before.OTHER for c in range(self.alphabet.classes)]
-        self.asks_word = any(row[0] in (Op.BOUNDARY, Op.NO_BOUNDARY, Op.LOOK) for row in nfa.rows)
-        self.looks: list[Dfa] = []
-        self.look_class: list[list[int]] = []
-        at = len(nfa.sets) + 1
-        for look in nfa.looks:
-            for dfa in look:
-                mapping = [0] * self.alphabet.classes
-                for number in range(dfa.classes):
-                    for c in members[at + number]:
-                        mapping[c] = number
-                at += dfa.classes
-                self.looks.append(dfa)
-                self.look_class.append(mapping)
         self.ids: dict[State, int] = {}
         self.order: list[State] = []
 
@@ -104,6 +119,7 @@ class _Construction:
 
     def row(self, threads: tuple[Thread, ...], before: int) -> list[int]:
         """The next state per class."""
+        self.spend(self.alphabet.classes)
         if any(self.rows[pc][0] in _ASSERTIONS for pc, _ in threads):
             after = {kind: self.enter(threads, before, kind) for kind in (Before.WORD, Before.OTHER)}
         else:
@@ -113,7 +129,7 @@ class _Construction:
             for pc, pending in after[kind]:
                 op, argument, follow, _ = self.rows[pc]
                 if op == Op.ALL:
-                    classes: Iterable[int] = range(self.alphabet.classes)
+                    classes: Iterable[int] = self.members[-1]
                     follow = pc
                 elif op == Op.CHAR:
                     classes = self.members[argument]

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 from forge_grammar.regular.errors import MAX_LENGTH_TABLE, LimitExceeded
 
@@ -25,7 +26,7 @@ class Dfa:
 
     start: 0, or DEAD where the language is empty. bounds: the first code point of each range; range_class: the class of
     each. delta: [states * classes], DEAD where no accepted word goes on. accepting: [states], 0 or 1.
-    Serialised, little-endian: `FDA1`, u32 states, classes, ranges, start; u32 bounds; u16 range_class, padded to 4 bytes;
+    Serialised, little-endian: `FDA1`, u32 states, classes, ranges, start; u32 bounds; u16 range_class, padded to 4;
     u32 delta; u8 accepting, padded to 4 bytes.
     """
 
@@ -64,7 +65,7 @@ class Dfa:
         range_class = _unpack("H", data, at + sizes[0], ranges)
         delta = _unpack("I", data, at + sizes[0] + sizes[1], states * classes)
         accepting = _unpack("B", data, at + sizes[0] + sizes[1] + sizes[2], states)
-        if bounds[0] or any(a >= b for a, b in zip(bounds, bounds[1:])) or bounds[-1] > 0x10FFFF:
+        if bounds[0] or any(a >= b for a, b in pairwise(bounds)) or bounds[-1] > 0x10FFFF:
             raise ValueError("an automaton whose ranges aren't ascending")
         if max(range_class) >= classes or any(target != DEAD and target >= states for target in delta):
             raise ValueError("an automaton with a class or state out of range")
@@ -128,7 +129,7 @@ class Dfa:
         if self._longest[state] < low:
             return False
         if high < 0 or high - low >= self.states - 1:
-            # The shortest word of at least `low` repeats no state beyond that length, so it's less than `states` longer.
+            # The shortest word of at least `low` repeats no state beyond that, so it's less than `states` longer.
             return True
         if self._shortest[state] >= low:
             return self._shortest[state] <= high

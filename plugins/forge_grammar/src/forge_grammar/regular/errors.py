@@ -1,11 +1,13 @@
-"""Errors of regular languages, and the bounds of the work that one language may cost (the same in both implementations)."""
+"""Errors of regular languages, and what one language may cost at most (in both implementations)."""
 
 from __future__ import annotations
 
 MAX_REGEX_NODES = 100_000
 MAX_REGEX_DEPTH = 100
+MAX_LOOKAHEADS = 64
 MAX_NFA_STATES = 100_000
 MAX_DFA_STATES = 64_000
+MAX_CLASSES = 65_535
 MAX_WORK = 30_000_000
 MAX_LENGTH_TABLE = 64 << 20
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from forge_grammar.regular import backend
+from forge_grammar.regular.backend import Backend, chosen
 from forge_grammar.regular.regex import compile_regex
 
 INFINITE = 2**31 - 1
+
+backend: Backend = chosen()
 
 
 class Language:
@@ -63,7 +65,7 @@ class Language:
     @staticmethod
     def from_bytes(data: bytes) -> Language:
         """What `to_bytes` gave. Errors: `ValueError`."""
-        return Language(backend.Dfa.from_bytes(data))
+        return Language(backend.dfa.from_bytes(data))
 
     def to_bytes(self) -> bytes:
         """The serialised automaton (`forge_grammar.regular.dfa.Dfa`)."""

@@ -55,7 +55,7 @@ class Nfa:
 
 @frozen
 class Alphabet:
-    """A partition of the code points. members: of each set, its classes; is_word: per class, only where it's asked."""
+    """A partition of the code points. members: of each set, its classes."""
 
     bounds: list[int]
     range_class: list[int]

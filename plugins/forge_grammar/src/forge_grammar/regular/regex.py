@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forge_grammar.regular import syntax
-from forge_grammar.regular.errors import MAX_NFA_STATES, LimitExceeded
+from forge_grammar.regular.errors import MAX_LOOKAHEADS, MAX_NFA_STATES, LimitExceeded
 from forge_grammar.regular.nfa import TEXT, Before, CharSet, Nfa, Op
 
 Determinize = Callable[[Nfa, int], Any]
@@ -22,9 +22,13 @@ def compile_regex(pattern: str, whole: bool, determinize: Determinize, complemen
 class _Emitter:
     """Emits states from the end to the start: each node knows the state that follows it."""
 
-    def __init__(self, determinize: Determinize, complement: Complement) -> None:
+    def __init__(
+        self, determinize: Determinize, complement: Complement, seen: dict[int, tuple[Any, Any, Any]] | None = None
+    ) -> None:
         self.determinize = determinize
         self.complement = complement
+        self.seen = {} if seen is None else seen
+        self.numbers: dict[int, int] = {}
         self.rows: list[tuple[int, int, int, int]] = []
         self.sets: dict[CharSet, int] = {}
         self.looks: list[tuple[Any, Any, Any]] = []
@@ -80,19 +84,34 @@ class _Emitter:
             for _ in range(maximum - minimum):
                 start = self.add(Op.SPLIT, 0, self.emit(node, start), follow)
         for _ in range(minimum):
-            start = self.emit(node, start)
+            first = self.emit(node, start)
+            if first == start:
+                break  # the empty text, however often
+            start = first
         return start
 
     def look(self, look: syntax.Look, follow: int) -> int:
-        """The automata of what may follow, for each thing that may stand before."""
-        nfa = _Emitter(self.determinize, self.complement).nfa(look.node, search=False, tail=True)
+        """Go on where what follows is in a language. A lookahead in a repetition is built once."""
+        if id(look) not in self.numbers:
+            self.numbers[id(look)] = len(self.looks)
+            self.looks.append(self.automata(look))
+        return self.add(Op.LOOK, self.numbers[id(look)], follow)
+
+    def automata(self, look: syntax.Look) -> tuple[Any, Any, Any]:
+        """Of what may follow, for each thing that may stand before."""
+        if id(look) in self.seen:
+            return self.seen[id(look)]
+        if len(self.seen) >= MAX_LOOKAHEADS:
+            raise LimitExceeded("lookaheads of a regex", MAX_LOOKAHEADS)
+        emitter = _Emitter(self.determinize, self.complement, self.seen)
+        nfa = emitter.nfa(look.node, search=False, tail=True)
         same = not any(row[0] in (Op.BEGIN, Op.BOUNDARY, Op.NO_BOUNDARY, Op.LOOK) for row in nfa.rows)
         found = [self.determinize(nfa, before) for before in (list(Before)[:1] if same else Before)]
         if look.negative:
             found = [self.complement(each) for each in found]
         nothing, word, other = found * 3 if same else found
-        self.looks.append((nothing, word, other))
-        return self.add(Op.LOOK, len(self.looks) - 1, follow)
+        self.seen[id(look)] = (nothing, word, other)
+        return nothing, word, other
 
 
 def _anchored(node: syntax.Node) -> bool:

@@ -1,7 +1,7 @@
 """Regular expressions of ECMA-262 as JSON Schema uses them (code points, as with the `u` flag) to a tree.
 
-What only older patterns do is taken as without the flag: escaped punctuation, `{`, `}` and `]` as themselves, `-` next to
-a class escape. Backreferences and lookbehinds are refused.
+What only older patterns do is taken as without the flag: escaped punctuation, `{`, `}` and `]` as themselves, `-`
+next to a class escape. Backreferences and lookbehinds are refused.
 """
 
 from __future__ import annotations
@@ -188,7 +188,10 @@ class _Parser:
         node = self.choice(depth + 1)
         if not self.take(")"):
             raise RegexError("a group without )", at)
-        return Look(node, look == "!") if look else node
+        if look:
+            return Look(node, look == "!")
+        # An assertion in a group may be repeated.
+        return Sequence((node,)) if isinstance(node, Assertion) else node
 
     def name(self, at: int) -> None:
         end = self.pattern.find(">", self.at)

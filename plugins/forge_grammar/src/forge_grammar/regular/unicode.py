@@ -13,8 +13,20 @@ from forge_grammar.regular.nfa import TEXT, WORD, CharSet, normal
 
 DIGIT: CharSet = ((0x30, 0x39),)
 SPACE: CharSet = normal(
-    [(0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)]
-    + [(0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)]
+    (cp, cp)
+    for cp in (
+        *range(0x09, 0x0E),
+        0x20,
+        0xA0,
+        0x1680,
+        *range(0x2000, 0x200B),
+        0x2028,
+        0x2029,
+        0x202F,
+        0x205F,
+        0x3000,
+        0xFEFF,
+    )
 )
 LINE_ENDS: CharSet = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 ESCAPES: dict[str, CharSet] = {"d": DIGIT, "w": WORD, "s": SPACE}
@@ -81,11 +93,8 @@ def category(name: str) -> CharSet:
 def _by_category() -> list[tuple[int, int, str]]:
     ranges = []
     for name, group in groupby(range(0x110000), key=lambda cp: unicodedata.category(chr(cp))):
-        first = next(group)
-        last = first
-        for last in group:
-            pass
-        ranges.append((first, last, name))
+        members = list(group)
+        ranges.append((members[0], members[-1], name))
     return ranges
 
 
