@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from forge_grammar.machine.canonical import canonical
 from forge_grammar.machine.words import number_is_fresh, some_word
-from forge_grammar.program import NONE, VERSION, RootKind
+from forge_grammar.program import NONE, VERSION, Flat, RootKind
 from forge_grammar.regular.dfa import INFINITE, Dfa
 
 
@@ -279,6 +279,11 @@ class Program:
         self.types = [reader.at(next(offsets)).type() for _ in range(counts[0])]
         self.arrays = [reader.at(next(offsets)).array() for _ in range(counts[1])]
         self.objects = [reader.at(next(offsets)).object(bool(any_order)) for _ in range(counts[2])]
+
+    @staticmethod
+    def of(flat: Flat) -> Program:
+        """What `program.decode` or `program.flatten` returned."""
+        return Program(flat.languages, flat.texts, flat.words)
 
 
 class _Reader:

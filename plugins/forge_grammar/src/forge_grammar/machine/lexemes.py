@@ -84,6 +84,17 @@ class Formed(Generic[T]):
         """Whether the character that has begun can become one that is allowed here."""
         return some_word_in(self.term.dfa, self.state, *self._bounds(), self.excluded, partial.ranges)
 
+    def settled(self, horizon: int) -> Formed[T]:
+        """One entry for all that allow the same for the next `horizon` characters, whatever their length.
+
+        With the minimum reached, the maximum matters only where the shortest way to a word, shorter than the automaton
+        has states, may not fit below it.
+        """
+        room = self.term.maximum - self.length
+        if self.term.maximum == NONE or self.excluded or self.length <= self.term.minimum:
+            return self
+        return evolve(self, length=self.term.minimum) if room >= horizon + self.term.dfa.states else self
+
     def complete(self) -> bool:
         """Whether the string may end here."""
         return (
@@ -127,6 +138,10 @@ class StringLexeme(Generic[T]):
         # Nothing depends on the depth once the literals are gone.
         depth = self.depth + 1 if literals else 0
         return StringLexeme(literals, terms, depth, partial) if literals or terms else None
+
+    def settled(self, horizon: int) -> StringLexeme[T]:
+        """One lexeme for all that allow the same for the next `horizon` bytes inside the string."""
+        return evolve(self, terms=tuple(entry.settled(horizon) for entry in self.terms))
 
     def accepted(self) -> frozenset[T]:
         """The tags of what the string is, if the closing quote comes now."""

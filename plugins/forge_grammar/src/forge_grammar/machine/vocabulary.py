@@ -1,17 +1,20 @@
 """The tokens as a trie of their bytes, and the masks computed so far.
 
-Masks are found by walking the trie from a configuration: a subtree is left at the first byte that is refused.
+Masks are found by walking the trie from a configuration: a subtree is left at the first byte that is refused. Inside a
+string nearly all tokens are without a quote, hence stay in it: which of them may follow depends on the lexeme alone;
+the few that may leave it are walked each time.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
 from forge.interfaces.constraint import MaskRow
-from forge_grammar.machine.machine import Configuration
+from forge_grammar.machine.lexemes import QUOTE
+from forge_grammar.machine.machine import Configuration, InKey, InString
 
 
 class Node:
@@ -22,6 +25,13 @@ class Node:
     def __init__(self) -> None:
         self.children: dict[int, Node] = {}
         self.tokens: list[int] = []
+
+    def add(self, token: int, data: bytes) -> None:
+        """Add a token below this node."""
+        node = self
+        for byte in data:
+            node = node.children.setdefault(byte, Node())
+        node.tokens.append(token)
 
 
 class Vocabulary:
@@ -45,13 +55,11 @@ class Vocabulary:
         self.words = -(-width // 32)
         self.eos = frozenset(eos)
         self.token_bytes = [b"" if token in never else data for token, data in enumerate(token_bytes)]
-        self.root = Node()
+        self._plain, self._quoted = Node(), Node()
         for token, data in enumerate(self.token_bytes):
             if data:
-                node = self.root
-                for byte in data:
-                    node = node.children.setdefault(byte, Node())
-                node.tokens.append(token)
+                (self._quoted if QUOTE in data else self._plain).add(token, data)
+        self._longest = max(map(len, self.token_bytes), default=0)
         self._cache: OrderedDict[Hashable, MaskRow] = OrderedDict()
         self._cached_rows = cache_bytes // (4 * self.words)
 
@@ -61,30 +69,46 @@ class Vocabulary:
 
     def mask(self, configuration: Configuration) -> MaskRow:
         """The tokens that may follow, end of sequence included: int32 [ceil(width / 32)]. Not to be written to."""
-        key = _key(configuration)
-        if key is not None and (known := self._cache.get(key)) is not None:
-            self._cache.move_to_end(key)
-            return known
-        mask = self._walk(configuration)
+        return self._kept(_key(configuration), lambda: self._walk(configuration))
+
+    def _kept(self, key: Hashable | None, compute: Callable[[], MaskRow]) -> MaskRow:
+        """The mask kept under a key, else a new one."""
+        known = None if key is None else self._cache.get(key)
+        mask = compute() if known is None else known
         if key is not None and self._cached_rows:
             self._cache[key] = mask
+            self._cache.move_to_end(key)
             if len(self._cache) > self._cached_rows:
                 self._cache.popitem(last=False)
         return mask
 
     def _walk(self, configuration: Configuration) -> MaskRow:
-        bits = np.zeros(self.words * 32, np.uint8)
-        stack = [(self.root, configuration)]
+        position = configuration.position
+        if isinstance(position, InString | InKey):
+            key = (id(configuration.program), position.lexeme.settled(self._longest))
+            inside = self._kept(key, lambda: self._below(self._plain, configuration))
+        else:
+            inside = self._below(self._plain, configuration)
+        mask = inside | self._below(self._quoted, configuration)
+        return mask | self._bits(list(self.eos)) if configuration.is_final else mask
+
+    def _below(self, root: Node, configuration: Configuration) -> MaskRow:
+        """Those tokens of a trie that may follow."""
+        tokens: list[int] = []
+        stack = [(root, configuration)]
         while stack:
             node, at = stack.pop()
             for byte, child in node.children.items():
                 after = at.step(byte)
                 if after is not None:
-                    bits[child.tokens] = 1
+                    tokens += child.tokens
                     if child.children:
                         stack.append((child, after))
-        if configuration.is_final:
-            bits[list(self.eos)] = 1
+        return self._bits(tokens)
+
+    def _bits(self, tokens: list[int]) -> MaskRow:
+        bits = np.zeros(self.words * 32, np.uint8)
+        bits[tokens] = 1
         return np.packbits(bits, bitorder="little").view("<i4").astype(np.int32)
 
 

@@ -1,0 +1,243 @@
+"""Types from conjunctions of subschemas: each is made once, when it is first needed, and equal ones are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from attrs import evolve
+
+from forge_grammar.numbers import number_language
+from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
+from forge_grammar.regular import Language
+from forge_grammar.schema.algebra import Algebra, child_of, item_of
+from forge_grammar.schema.plain import Plain
+from forge_grammar.schema.terms import (
+    ANY_TEXT, FALSE, TRUE, UNBOUNDED, Arrays, Conjunction, Counted, Numbers, Objects, Strings, both, language_of, lower_of,
+)  # fmt: skip
+
+_MAX_DEPTH = 40
+_MAX_PREFIX = 4096
+
+
+S = TypeVar("S", ArrayShape, ObjectShape)
+
+
+class Builder:
+    """Makes types. Errors of all methods: `SchemaError`."""
+
+    def __init__(self, algebra: Algebra) -> None:
+        self.algebra = algebra
+        self.types: list[TypeNode] = []
+        self.arrays: list[ArrayShape] = []
+        self.objects: list[ObjectShape] = []
+        self.languages: dict[Language, int] = {}
+        self._ids: dict[Conjunction, int] = {FALSE: NONE}
+        self._open: dict[Conjunction, int | None] = {}
+        self.equal: dict[object, int] = {}
+        self._later: list[Conjunction] = []
+        self._plain = Plain(self)
+
+    def build(self, root: Conjunction) -> int:
+        """The type of the root, with all that it needs."""
+        made = self.type_of(root)
+        while self._later:
+            conjunction = self._later.pop()
+            self._make(conjunction, self._ids[conjunction])
+        return made
+
+    def type_of(self, conjunction: Conjunction) -> int:
+        """The type of a conjunction; of one that is still being made, the number it will have."""
+        made = self._ids.get(conjunction)
+        if made is not None:
+            return made
+        if conjunction in self._open:
+            if (made := self._open[conjunction]) is None:
+                made = self._open[conjunction] = self._reserve()
+            return made
+        if len(self._open) >= _MAX_DEPTH:
+            made = self._ids[conjunction] = self._reserve()
+            self._later.append(conjunction)
+            return made
+        return self._make(conjunction, None)
+
+    def _reserve(self) -> int:
+        self.types.append(TypeNode())
+        return len(self.types) - 1
+
+    def _make(self, conjunction: Conjunction, reserved: int | None) -> int:
+        self.algebra.spend(4)
+        self._open[conjunction] = reserved
+        node = self._short(conjunction) or self._node(conjunction)
+        reserved = self._open.pop(conjunction)
+        if reserved is not None:
+            self.types[reserved] = node
+            made = reserved
+        else:
+            made = self.equal.setdefault(node, len(self.types))
+            if made == len(self.types):
+                self.types.append(node)
+        self._ids[conjunction] = made
+        return made
+
+    def _short(self, conjunction: Conjunction) -> TypeNode | None:
+        """The type of one plain subschema."""
+        if len(conjunction) != 1:
+            return None
+        (key,) = conjunction
+        return self._plain.node(self.algebra.schemas[key]) if key > 0 else None
+
+    def _node(self, conjunction: Conjunction) -> TypeNode:
+        literals: list[str] = []
+        kind = self.algebra.conjunction
+        if kind(conjunction, "null"):
+            literals.append("null")
+        literals += {json_text(value) for term in kind(conjunction, "boolean") for value in term}
+        strings = self.string_terms(kind(conjunction, "string"), literals)
+        terms = kind(conjunction, "number")
+        literals += {text for term in terms if term.values is not None for _, text in term.values}
+        numbers = self.number_languages(terms, integer=False)
+        arrays = self.shapes(self.arrays, (self._array(term) for term in kind(conjunction, "array")))
+        objects = self.shapes(self.objects, (self._object(term) for term in kind(conjunction, "object")))
+        return TypeNode(tuple(sorted(literals)), strings, numbers, arrays, objects)
+
+    def string_terms(self, terms: Sequence[Strings], literals: list[str]) -> tuple[StringTerm, ...]:
+        """Strings of a union; those of finite sets are added to `literals`."""
+        literals += {json_text(word) for term in terms if term.words is not None for word in term.words}
+        return tuple(dict.fromkeys(self._string(term) for term in terms if term.words is None))
+
+    def number_languages(self, terms: Sequence[Numbers], *, integer: bool) -> tuple[int, ...]:
+        """The languages of a union of numbers but its finite sets; integer: of integers only."""
+        found = (_number_language(term, integer=integer) for term in terms if term.values is None)
+        return tuple(dict.fromkeys(self.language(language) for language in found if not language.is_empty))
+
+    def shapes(self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
+        found = []
+        for shape in shapes:
+            if shape is not None:
+                at = self.equal.get(shape)
+                if at is None:
+                    at = self.equal[shape] = len(pool)
+                    pool.append(shape)
+                found.append(at)
+        return tuple(dict.fromkeys(found))
+
+    def language(self, language: Language) -> int:
+        return self.languages.setdefault(language, len(self.languages))
+
+    def _string(self, term: Strings) -> StringTerm:
+        return StringTerm(self.language(term.language), term.low, term.high, tuple(sorted(term.excluded)))
+
+    def _object(self, term: Objects) -> ObjectShape | None:
+        """The shape of a term; None if no object has it."""
+        names = dict.fromkeys(name for group in term.groups for name in group.named)
+        names.update(dict.fromkeys(term.required))
+        names.update(dict.fromkeys(sorted(term.forbidden)))
+        keys = ANY_TEXT
+        if term.names:
+            keys = language_of(self.algebra.conjunction(term.names, "string"))
+        classes = []
+        for language, child in self._cells(term, keys):
+            if (type_id := self.type_of(child)) != NONE:
+                classes.append(KeyClass(self.language(language), type_id))
+        required = frozenset(term.required)
+        properties = []
+        for name in names:
+            allowed = keys.is_any or keys.accepts(name)
+            type_id = self.type_of(child_of(term, name)) if allowed else NONE
+            if type_id != NONE:
+                properties.append(Property(name, type_id, name in required))
+            elif name in required:
+                return None
+            elif classes:
+                properties.append(Property(name, NONE))
+        return ObjectShape(tuple(properties), tuple(classes), max(term.low, 0), term.high)
+
+    def _cells(self, term: Objects, keys: Language) -> list[tuple[Language, Conjunction]]:
+        """Disjoint languages of undeclared keys, with what their values must match."""
+        if keys.is_empty:
+            return []
+        patterns = {language: None for group in term.groups for language, _ in group.patterns}
+        cells: list[tuple[Language, frozenset[Language]]] = [(keys, frozenset())]
+        for pattern in patterns:
+            self.algebra.spend(8 * len(cells))
+            split = [(language & pattern, inside | {pattern}) for language, inside in cells]
+            split += [(language - pattern, inside) for language, inside in cells]
+            cells = [cell for cell in split if not cell[0].is_empty]
+        merged: dict[Conjunction, Language] = {}
+        for language, inside in cells:
+            met = TRUE
+            for group in term.groups:
+                matched = [child for pattern, child in group.patterns if pattern in inside]
+                for child in matched or [group.rest]:
+                    met = both(met, child)
+            if met != FALSE:
+                merged[met] = merged[met] | language if met in merged else language
+        return [(language, met) for met, language in merged.items()]
+
+    def _array(self, term: Arrays) -> ArrayShape | None:
+        """The shape of a term; None if no array has it."""
+        length = max([*(len(group.prefix) for group in term.groups), *(c.start for c in term.contains)], default=0)
+        if term.high != UNBOUNDED:
+            length = min(length, term.high)
+        if length > _MAX_PREFIX:
+            raise self.algebra.document.error(None, "", f"more than {_MAX_PREFIX} items with schemas of their own")
+        children = [item_of(term, index) for index in range(length)]
+        after = item_of(term, max([length, *(len(group.prefix) for group in term.groups)]))
+        high = term.high
+        prefix: list[int] = []
+        for child in children:
+            if (type_id := self.type_of(child)) == NONE:
+                break
+            prefix.append(type_id)
+        rest = NONE
+        if len(prefix) < length:
+            high = lower_of(high, len(prefix))
+        elif high == UNBOUNDED or high > length:
+            rest = self.type_of(after)
+        if rest == NONE:
+            high = lower_of(high, len(prefix))
+        if high != UNBOUNDED and term.low > high:
+            return None
+        counted = _same_merged(c for c in term.contains if c.low or c.high != UNBOUNDED)
+        if any(c.high != UNBOUNDED and c.low > c.high for c in counted):
+            return None
+        if len(counted) > 1:
+            raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
+        contains = tuple(
+            Contains(
+                c.low, c.high,
+                tuple(NONE if i < c.start else self.type_of(both(child, c.child)) for i, child in enumerate([*children[: len(prefix)], after])),
+                tuple(self.type_of(child if i < c.start else both(child, c.other)) for i, child in enumerate([*children[: len(prefix)], after])),
+            )
+            for c in counted
+        )  # fmt: skip
+        return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
+
+    def _contains_of(self, term: Arrays) -> object:
+        key = next((abs(key) for c in term.contains for key in c.child), 0)
+        return self.algebra.schemas[key]
+
+
+def _same_merged(contains: Iterable[Counted]) -> list[Counted]:
+    """Those that count the same items as one."""
+    merged: dict[tuple[Conjunction, int], Counted] = {}
+    for c in contains:
+        if (same := merged.get((c.child, c.start))) is not None:
+            c = evolve(c, low=max(c.low, same.low), high=lower_of(c.high, same.high))
+        merged[c.child, c.start] = c
+    return list(merged.values())
+
+
+def _number_language(term: Numbers, *, integer: bool) -> Language:
+    low, high = ("exclusive_minimum" if term.low_open else "minimum"), ("exclusive_maximum" if term.high_open else "maximum")
+    bounds = {low: term.low, high: term.high}
+    excluded = tuple(sorted(term.excluded))
+    language = number_language(
+        integer=integer or term.integer, multiple_of=tuple(sorted(term.multiples)), excluded=excluded, **bounds
+    )
+    if term.others:
+        language &= Language.regex("^[^eE]*$")  # as the languages of multiples have no exponents
+    for divisor in sorted(term.others):
+        language -= number_language(integer=False, multiple_of=(divisor,))
+    return language

@@ -1,0 +1,23 @@
+"""Refusals of the schema front end: where, which keyword, and why."""
+
+from __future__ import annotations
+
+from forge.errors import InvalidRequest
+
+
+class SchemaError(InvalidRequest):
+    """A schema that can't be enforced exactly. pointer: JSON pointer of the subschema; keyword: "" for all of it."""
+
+    code = "invalid_schema"
+
+    def __init__(self, pointer: str, keyword: str, reason: str) -> None:
+        place = pointer or "the root"
+        super().__init__(f"schema at {place}: {f'`{keyword}`: ' if keyword else ''}{reason}")
+        self.pointer = pointer
+        self.keyword = keyword
+        self.reason = reason
+
+
+def limit_reached(pointer: str, keyword: str, name: str, limit: float) -> SchemaError:
+    """The refusal of a schema that needs more than the option `name` allows."""
+    return SchemaError(pointer, keyword, f"needs more than the limit {name} = {limit:g} allows")

@@ -1,0 +1,128 @@
+"""Keywords of strings and numbers as terms."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from forge_grammar.formats import FORMATS
+from forge_grammar.regular import Language, LimitExceeded, RegexError
+from forge_grammar.schema.drafts import Draft
+from forge_grammar.schema.errors import SchemaError
+from forge_grammar.schema.terms import UNBOUNDED, Numbers, Strings, meet_numbers, meet_strings, tidy_strings
+from forge_grammar.schema.values import Reader
+
+STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
+NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+
+_UNCHECKED_FORMATS = frozenset({"int32", "int64", "float", "double", "byte", "binary", "password"})
+"""OpenAPI's hints on how a value is stored or shown: they constrain nothing in JSON Schema."""
+
+_COUNTED = re.compile(r"\^(\[(?:[^\]\\\[]|\\.)+\]|\.|\\[dDwWsS])(?:\{(\d{1,9})(,(\d{1,9})?)?\})\$")
+_UNROLLED = 16
+
+
+class Scalars:
+    """Terms of strings and numbers, by subschema."""
+
+    def __init__(self, reader: Reader, formats_are_annotations: bool) -> None:
+        self._read = reader
+        self._lenient = formats_are_annotations
+
+    def strings(self, schema: dict[str, Any], *, positive: bool) -> list[Strings]:
+        """What the string keywords of a schema say, or their negation."""
+        terms = []
+        low = self._read.count(schema, "minLength", 0)
+        high = self._read.count(schema, "maxLength", UNBOUNDED)
+        if low or high != UNBOUNDED:
+            terms.append(Strings(None, low=low, high=high))
+        terms += [term for keyword in ("pattern", "format") if keyword in schema and (term := self._language(schema, keyword))]
+        if positive:
+            if high != UNBOUNDED and low > high:
+                return []
+            met: Strings | None = Strings()
+            for term in terms:
+                met = met and meet_strings(met, term)
+            return [met] if met else []
+        return [negative for term in terms for negative in _not_string(term)]
+
+    def numbers(self, schema: dict[str, Any], draft: Draft, *, positive: bool) -> list[Numbers]:
+        """What the number keywords of a schema say, or their negation."""
+        low: list[tuple[Decimal, bool]] = []
+        high: list[tuple[Decimal, bool]] = []
+        if draft is Draft.D4:
+            if "minimum" in schema:
+                low.append((self._read.number(schema, "minimum"), self._read.flag(schema, "exclusiveMinimum")))
+            if "maximum" in schema:
+                high.append((self._read.number(schema, "maximum"), self._read.flag(schema, "exclusiveMaximum")))
+        else:
+            bounds = ((low, "minimum", False), (low, "exclusiveMinimum", True), (high, "maximum", False), (high, "exclusiveMaximum", True))
+            for side, keyword, is_open in bounds:
+                if keyword in schema:
+                    side.append((self._read.number(schema, keyword), is_open))
+        divisor = self._read.number(schema, "multipleOf") if "multipleOf" in schema else None
+        if divisor is not None and divisor <= 0:
+            raise self._read.document.error(schema, "multipleOf", "must be greater than 0")
+        if not positive:
+            negative = [Numbers(high=bound, high_open=not is_open) for bound, is_open in low]
+            negative += [Numbers(low=bound, low_open=not is_open) for bound, is_open in high]
+            return negative + ([Numbers(others=frozenset({divisor}))] if divisor else [])
+        terms = [Numbers(low=bound, low_open=is_open) for bound, is_open in low]
+        terms += [Numbers(high=bound, high_open=is_open) for bound, is_open in high]
+        if divisor:
+            terms.append(Numbers(multiples=frozenset({divisor})))
+        met: Numbers | None = Numbers()
+        for term in terms:
+            met = met and meet_numbers(met, term)
+        return [met] if met else []
+
+    def pattern(self, schema: dict[str, Any], keyword: str, pattern: str) -> Language:
+        """The language of a pattern in `schema`."""
+        try:
+            return _regex(pattern)
+        except RegexError as error:
+            raise self._read.document.error(schema, keyword, f"{pattern!r:.200}: {error}") from None
+        except LimitExceeded as error:
+            raise self._read.document.error(schema, keyword, f"{pattern!r:.200}: {error}") from None
+
+    def _language(self, schema: dict[str, Any], keyword: str) -> Strings | None:
+        """The term of `pattern` or `format`; None if any string will do."""
+        text = self._read.text(schema, keyword)
+        if keyword == "format":
+            return self._format(schema, text)
+        if (counted := _COUNTED.fullmatch(text)) is not None:
+            unit, least, upper, most = counted.groups()
+            low = int(least)
+            high = low if upper is None else int(most) if most else UNBOUNDED
+            if max(low, high) > _UNROLLED and (high == UNBOUNDED or low <= high):
+                return tidy_strings(self.pattern(schema, keyword, f"^{unit}*$"), low, high, frozenset())
+        return Strings(None, self.pattern(schema, keyword, text))
+
+    def _format(self, schema: dict[str, Any], name: str) -> Strings | None:
+        language = FORMATS.get(name)
+        if language is not None:
+            return Strings(None, language() if callable(language) else language)
+        if self._lenient or name in _UNCHECKED_FORMATS:
+            return None
+        raise self._unknown(schema, name)
+
+    def _unknown(self, schema: dict[str, Any], name: str) -> SchemaError:
+        return self._read.document.error(
+            schema, "format", f"unknown format {name!r} (the option unknown_formats can make it an annotation)"
+        )
+
+
+@lru_cache(maxsize=1024)
+def _regex(pattern: str) -> Language:
+    return Language.regex(pattern)
+
+
+def _not_string(term: Strings) -> list[Strings]:
+    found = [] if term.language.is_any else [Strings(None, ~term.language)]
+    if term.low:
+        found.append(Strings(None, high=term.low - 1))
+    if term.high != UNBOUNDED:
+        found.append(Strings(None, low=term.high + 1))
+    return [t for t in found if not t.language.is_empty]

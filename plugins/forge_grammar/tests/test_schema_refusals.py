@@ -1,0 +1,93 @@
+"""What can't be exact is refused, with pointer, keyword and reason; limits are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forge.errors import InvalidRequest
+from forge_grammar.options import GrammarOptions
+from forge_grammar.schema import SchemaError, lower
+
+D4 = "http://json-schema.org/draft-04/schema#"
+D7 = "http://json-schema.org/draft-07/schema#"
+
+REFUSED: list[tuple[Any, str, str, str]] = [
+    (1, "", "", "object or a boolean"),
+    (False, "", "", "no value can satisfy"),
+    ({"type": "strin"}, "", "type", "type of JSON"),
+    ({"properties": {"a": {"minLength": -1}}}, "/properties/a", "minLength", "non-negative integer"),
+    ({"required": True}, "", "required", "list of strings"),
+    ({"enum": 1}, "", "enum", "must be a list"),
+    ({"allOf": []}, "", "allOf", "not empty"),
+    ({"items": [{"type": "string"}]}, "", "items", "must be a schema"),
+    ({"multipleOf": 0}, "", "multipleOf", "greater than 0"),
+    ({"exclusiveMinimum": True}, "", "exclusiveMinimum", "must be a number"),
+    ({"properties": {"a/b~": {"pattern": "("}}}, "/properties/a~1b~0", "pattern", "'('"),
+    ({"pattern": r"(a)\1"}, "", "pattern", "backreference"),
+    ({"additonalProperties": False}, "", "additonalProperties", "is `additionalProperties` meant?"),
+    ({"Required": ["a"]}, "", "Required", "is `required` meant?"),
+    ({"$schema": D4, "const": 1}, "", "const", "draft 6"),
+    ({"$schema": D7, "prefixItems": [True]}, "", "prefixItems", "draft 2020-12"),
+    ({"dependencies": {"a": ["b"]}}, "", "dependencies", "draft 7"),
+    ({"$schema": "http://json-schema.org/draft-03/schema#"}, "", "$schema", "supported draft"),
+    ({"items": {"$ref": "#/$defs/none"}}, "/items", "$ref", "no schema"),
+    ({"items": {"$ref": "http://x.test/s"}}, "/items", "$ref", "nothing is fetched"),
+    ({"$defs": {"x": {"$ref": "#/$defs/x"}}, "$ref": "#/$defs/x"}, "", "$ref", "itself"),
+    ({"allOf": [{"$ref": "#"}]}, "", "", "refers to itself"),
+    ({"format": "colour"}, "", "format", "unknown format 'colour'"),
+    ({"not": {"patternProperties": {"^a": {"type": "string"}}}}, "/not", "patternProperties", "other key exists"),
+    ({"not": {"uniqueItems": True}}, "/not", "uniqueItems", "can't be negated"),
+    ({"type": "string", "minLength": 3, "maxLength": 2}, "", "", "no value can satisfy"),
+    ({"type": "object", "required": ["a"], "properties": {"a": False}}, "", "", "no value can satisfy"),
+    ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "", "", "no value can satisfy"),
+    ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "", "", "no value can satisfy"),
+    ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "", "", "no value can satisfy"),
+    ({"type": "object", "minProperties": 2, "properties": {"a": {}}, "additionalProperties": False}, "", "", "no value can"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "pointer", "keyword", "reason"), REFUSED)
+def test_a_refusal_says_where_which_and_why(schema: Any, pointer: str, keyword: str, reason: str) -> None:
+    with pytest.raises(SchemaError) as caught:
+        lower(schema, GrammarOptions())
+    assert (caught.value.pointer, caught.value.keyword) == (pointer, keyword)
+    assert reason in caught.value.reason and caught.value.reason in caught.value.message
+    assert isinstance(caught.value, InvalidRequest)
+
+
+def test_an_unknown_format_can_be_an_annotation(oracle: Any) -> None:
+    program = oracle.machine({"type": "string", "format": "colour"}, GrammarOptions(unknown_formats="annotation"))
+    assert oracle.accepts(program, "red")
+
+
+def test_too_many_subschemas_are_refused_by_the_name_of_the_limit() -> None:
+    with pytest.raises(SchemaError, match="max_nodes = 10"):
+        lower({"properties": {str(i): {} for i in range(20)}}, GrammarOptions(max_nodes=10))
+
+
+def test_a_union_that_explodes_is_refused_by_the_name_of_the_limit() -> None:
+    clauses = [{"anyOf": [{"required": [f"a{i}"]}, {"required": [f"b{i}"]}]} for i in range(30)]
+    with pytest.raises(SchemaError, match="alternatives = 256"):
+        lower({"allOf": clauses}, GrammarOptions())
+
+
+def test_nesting_and_chains_of_references_have_no_depth_limit_of_their_own(oracle: Any) -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(150):
+        deep = {"type": "array", "items": deep}
+    document: Any = "x"
+    for _ in range(150):
+        document = [document]
+    assert oracle.accepts(oracle.machine(deep), document) and not oracle.accepts(oracle.machine(deep), document[0])
+
+
+def test_uninhabited_parts_vanish_and_the_rest_stays(oracle: Any) -> None:
+    schema = {
+        "properties": {"a": {"allOf": [{"type": "string"}, {"type": "integer"}]}, "b": {"type": "integer"}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+        "type": "object",
+    }
+    program = oracle.machine(schema)
+    assert oracle.accepts(program, {"b": 1}) and not oracle.accepts(program, {"a": 1}) and not oracle.accepts(program, {"a": "x", "b": 1})
