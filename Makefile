@@ -30,9 +30,10 @@ run: install
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
-# Longer runs (soak, browser, fuzzing) join here as they come.
+# `make test` has a minute of mixed load; here it goes on for half an hour.
 test-all: test
 	FORGE=$(BIN)/forge scripts/test_server.sh
+	FORGE_SOAK_SECONDS=1800 $(BIN)/python -m pytest -s tests/soak
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(CHECKED)
