@@ -41,9 +41,10 @@ test-cuda: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)/interpreted
 	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled
 
-# Longer runs (soak, browser, fuzzing) join here as they come.
+# `make test` has a minute of mixed load; here it goes on for half an hour.
 test-all: test
 	FORGE=$(BIN)/forge scripts/test_server.sh
+	FORGE_SOAK_SECONDS=1800 $(BIN)/python -m pytest -s tests/soak
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(CHECKED)
