@@ -5,6 +5,7 @@
 
 NB_MODULE(_native, m) {
     m.doc() = "Native automata and matchers of forge-grammar";
+    nanobind::set_leak_warnings(false);  // caches of automata live as long as the interpreter
     forge::grammar::bind_regular(m);
     forge::grammar::bind_machine(m);
 }

@@ -133,6 +133,8 @@ ONE = frozenset(
 """Keywords whose value is a schema (`items` may be a list of them)."""
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 """Keywords whose value is a list of schemas."""
+SPELT = 6
+"""Unknown keywords of so many letters aren't taken for annotations if they are one letter off a keyword."""
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"})
 """Keywords whose value is an object of schemas."""
 
@@ -146,6 +148,15 @@ def objection(keyword: str, draft: Draft) -> str | None:
     if keyword in ANNOTATIONS or keyword.startswith(("x-", "_")):
         return None
     for known in ALL_CONSTRAINTS:
-        if keyword.lower() == known.lower():
+        if keyword.lower() == known.lower() or (len(keyword) >= SPELT and _one_letter_off(keyword, known)):
             return f"unknown keyword; is `{known}` meant?"
     return None
+
+
+def _one_letter_off(a: str, b: str) -> bool:
+    """Whether one letter put in, left out or exchanged makes one of the other."""
+    short, long = sorted((a, b), key=len)
+    if len(long) - len(short) > 1:
+        return False
+    same = next((i for i, (x, y) in enumerate(zip(short, long)) if x != y), len(short))
+    return short[same + (len(short) == len(long)) :] == long[same + 1 :]

@@ -20,6 +20,9 @@ NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
 _UNCHECKED_FORMATS = frozenset({"int32", "int64", "float", "double", "byte", "binary", "password"})
 """OpenAPI's hints on how a value is stored or shown: they constrain nothing in JSON Schema."""
 
+_UNENFORCED = frozenset({"idn-hostname", "regex"})
+"""Formats of JSON Schema whose values are no regular language, or need tables that we don't have."""
+
 _COUNTED = re.compile(r"\^(\[(?:[^\]\\\[]|\\.)+\]|\.|\\[dDwWsS])(?:\{(\d{1,9})(,(\d{1,9})?)?\})\$")
 _UNROLLED = 16
 
@@ -112,6 +115,8 @@ class Scalars:
     def _format(self, schema: dict[str, Any], name: str) -> Strings | None:
         if name in FORMATS:
             return Strings(None, format_language(name), high=MAX_LENGTHS.get(name, UNBOUNDED))
+        if name in _UNENFORCED:
+            raise self._read.document.error(schema, "format", f"the format {name!r} can't be enforced")
         if self._lenient or name in _UNCHECKED_FORMATS:
             return None
         raise self._unknown(schema, name)
