@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from attrs import frozen
@@ -24,21 +24,29 @@ class Deadlines:
 
     def __init__(self, limits: TimeLimits) -> None:
         self.limits = limits
-        self._waiting: deque[LiveSequence] = deque()
-        self._running: deque[LiveSequence] = deque()
+        self._waiting: OrderedDict[int, LiveSequence] = OrderedDict()
+        self._running: OrderedDict[int, LiveSequence] = OrderedDict()
 
     def add(self, seq: LiveSequence) -> None:
         """A sequence has arrived."""
         if self.limits.queue:
-            self._waiting.append(seq)
+            self._waiting[seq.id] = seq
         if self.limits.request:
-            self._running.append(seq)
+            self._running[seq.id] = seq
+
+    def remove(self, seq: LiveSequence) -> None:
+        """A sequence is over: its limits hold it, and its tokens, no longer. Unknown sequences are fine."""
+        self._waiting.pop(seq.id, None)
+        self._running.pop(seq.id, None)
 
     def due(self, now: float) -> Iterator[tuple[LiveSequence, ForgeError]]:
-        """Those whose time is up, each once per limit; they may be over already."""
+        """Those whose time is up, each once per limit."""
         queue, request = self.limits.queue, self.limits.request
-        while self._waiting and (self._waiting[0].started is not None or now - self._waiting[0].arrival >= queue):
-            seq = self._waiting.popleft()
+        while self._waiting:
+            seq = next(iter(self._waiting.values()))
+            if seq.started is None and now - seq.arrival < queue:
+                break
+            del self._waiting[seq.id]
             if seq.started is None:
                 yield (
                     seq,
@@ -46,8 +54,9 @@ class Deadlines:
                         f"the request waited for {queue:g} s (scheduler.queue_timeout) and was not begun", retry_after=1
                     ),
                 )
-        while self._running and now - self._running[0].arrival >= request:
-            yield (
-                self._running.popleft(),
-                DeadlineExceeded(f"the answer took longer than {request:g} s (scheduler.request_timeout)"),
-            )
+        while self._running:
+            seq = next(iter(self._running.values()))
+            if now - seq.arrival < request:
+                break
+            del self._running[seq.id]
+            yield seq, DeadlineExceeded(f"the answer took longer than {request:g} s (scheduler.request_timeout)")

@@ -293,6 +293,7 @@ class Engine:
             del self.requests[seq.request.id]
 
     def _forget(self, seq: LiveSequence) -> None:
+        self._deadlines.remove(seq)
         self._guarded(self.parts.sampler.release, seq)
         if self.parts.drafter is not None:
             self._guarded(self.parts.drafter.release, seq)
