@@ -27,7 +27,7 @@ WARM_UP = min(60.0, SECONDS / 3)
 """Until then buffers, pools and caches may grow to their size."""
 
 CLIENTS = 12
-GROWTH = 48 << 20
+GROWTH = 24 << 20
 """Bytes that the processes may have grown by after the warm-up, however long the load was."""
 
 REST_SECONDS = 60

@@ -34,6 +34,10 @@ class Deadlines:
         if self.limits.request:
             self._running[seq.id] = seq
 
+    def __len__(self) -> int:
+        """Limits that are still to come."""
+        return len(self._waiting) + len(self._running)
+
     def remove(self, seq: LiveSequence) -> None:
         """A sequence is over: its limits hold it, and its tokens, no longer. Unknown sequences are fine."""
         self._waiting.pop(seq.id, None)

@@ -321,6 +321,7 @@ class Engine:
             usage = parts.kv.usage()
             assert usage.used == 0, f"{usage.used} blocks are held by nobody"
             assert not parts.sampler.state(), "the sampler remembers sequences that are over"
+            assert not len(self._deadlines), "time limits hold sequences that are over"
 
     def close(self) -> None:
         """Drop all requests and free the device."""
