@@ -45,7 +45,7 @@ BOTH_WRONG: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "json_object"}, "text", 1),
     "json_schema": ({}, "x"),
     "regex": ("a", 1, True, []),
-    "choice": (["a"], "a", 1, [1]),
+    "choice": (["a"], "a", 1),
     "structured_outputs": ({},),
     "guided_json": ({},),
     "guided_regex": ("a",),
