@@ -13,9 +13,10 @@ from forge.engine.engine import Engine
 from forge.engine.request import Request
 from forge.errors import InvalidRequest
 from forge.interfaces.constraint import Constraint, Grammar, MaskRow, Matcher, Vocabulary
-from forge.interfaces.drafter import Drafter
+from forge.interfaces.drafter import Drafter, as_draft
 from forge.interfaces.sampler import SamplingParams
 from forge.interfaces.scheduler import Sequence as LiveSeq
+from forge.testing.kv_cache import PlainSequence
 
 EOS = 2
 PROMPT = [5, 9, 14, 23]
@@ -148,8 +149,43 @@ def test_drafts_are_cut_where_the_grammar_forbids_them(constrained: Callable[...
     assert seq.matcher is not None
     seq.matcher.rollback(1)
     seq.tokens.pop()  # type: ignore[attr-defined]
-    assert engine.parts.drafter.propose(seq, 5) == [4, 5, 6]
+    assert as_draft(engine.parts.drafter.propose(seq, 5)).tokens == (4, 5, 6)
     engine.abort("a")
+
+
+class Forcing(Parity):
+    """Says that "abcdef" comes next, whatever the model thinks of it."""
+
+    def matcher(self) -> Matcher:
+        return Forcing(self.length, self.size)
+
+    def allows(self, token: int) -> bool:
+        return True
+
+    def forced(self) -> bytes:
+        return b"abcdef"
+
+
+def test_forced_text_is_taken_to_be_nearly_sure_and_its_fate_is_not_the_other_drafters(tiny_engine: Engine) -> None:
+    heard: list[int] = []
+
+    class Listening(Guess):
+        def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
+            heard.append(accepted)
+
+    drafter = ConstrainedDrafter(Listening([7] * 9), tiny_engine.parts.tokenizer)
+    seq = PlainSequence(1, PROMPT)
+    free = as_draft(drafter.propose(seq, 4))
+    drafter.observe(seq, free.tokens, 0)
+    seq.matcher = Forcing(12, 300)
+    forced = as_draft(drafter.propose(seq, 4))
+    assert (free.tokens, free.chances) == ((7,) * 4, ())
+    assert forced.tokens
+    assert set(forced.chances) == {0.95}
+    for _ in range(40):
+        drafter.observe(seq, forced.tokens, 0)
+    assert as_draft(drafter.propose(seq, 4)).chances[0] < 0.4, "tokens that aren't drawn as expected aren't sure"
+    assert heard == [0]
 
 
 def test_a_preempted_answer_goes_on_where_its_matcher_stood(constrained: Callable[..., Engine], run: Run) -> None:

@@ -16,7 +16,7 @@ from forge.engine.engine import Engine
 from forge.engine.request import Request, Usage
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.backend import Backend, StepInputs
-from forge.interfaces.drafter import Drafter
+from forge.interfaces.drafter import Draft, Drafter
 from forge.interfaces.sampler import Picked, SamplingParams
 from forge.interfaces.scheduler import Batch
 from forge.interfaces.scheduler import Sequence as LiveSeq
@@ -153,11 +153,13 @@ class FailingDrafter(Drafter):
     def __init__(self, failing: str) -> None:
         self.failing = failing
 
-    def propose(self, seq: LiveSeq, limit: int) -> list[int]:
+    def propose(self, seq: LiveSeq, limit: int) -> Draft | Sequence[int]:
         if self.failing == "unknown ids":
             return [10**6, -1]
         if self.failing == "no ids":
             return cast(list[int], ["x", None])
+        if self.failing == "no chances":
+            return Draft([5, 6], [0.5, 2.0])
         return self._fail("propose") or [5]
 
     def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
@@ -193,13 +195,42 @@ def test_drafts_change_no_token_and_right_ones_save_steps(
     assert drafter.released == len(requests)
 
 
-@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids", "no ids"])
+@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids", "no ids", "no chances"])
 def test_a_drafter_that_fails_costs_nothing_but_its_drafts(
     tiny_engine: Engine, refit: Refit, run: Run, failing: str
 ) -> None:
     request = Request("f", prompt(1, 10), GREEDY, max_tokens=10)
     wanted = run(refit(tiny_engine), request).tokens("f")
     assert run(refit(tiny_engine, drafter=FailingDrafter(failing)), request).tokens("f") == wanted
+
+
+class Boaster(Drafter):
+    """Always proposes the same, with or without chances."""
+
+    def __init__(self, chances: tuple[float, ...]) -> None:
+        self.chances = chances
+
+    def propose(self, seq: LiveSeq, limit: int) -> Draft:
+        return Draft([5, 6, 7][:limit], self.chances[:limit])
+
+
+def test_drafts_without_chances_are_judged_by_those_before_and_others_by_what_they_say(
+    tiny_engine: Engine, refit: Refit
+) -> None:
+    def proposed(chances: tuple[float, ...]) -> list[tuple[float, ...]]:
+        engine = refit(tiny_engine, drafter=Boaster(chances))
+        engine.submit(Request("b", prompt(1, 10), GREEDY, max_tokens=30, ignore_eos=True))
+        seen = []
+        for _ in range(12):
+            engine.step()
+            seen.append(engine.speculate()[0].chances)
+        return seen
+
+    said = proposed((0.9, 0.8, 0.7))
+    assert said == [(0.9, 0.8, 0.7)] * 12
+    judged = [chances[0] for chances in proposed(())]
+    assert judged[0] == 0.5
+    assert judged[-1] < 0.25
 
 
 # ------------------------------------------------------------------------------------------------------------- faults

@@ -22,6 +22,7 @@ from forge.builtin.policy import LEAST_TOKENS, SMOOTH_SECONDS, STALL
 from forge.builtin.scheduler import ContinuousScheduler, fair_shares
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.cost import StepCost
+from forge.interfaces.drafter import Draft
 from forge.interfaces.kv_cache import CacheShape, KVCache
 from forge.interfaces.scheduler import Batch, Outputs, SchedulerLimits
 from forge.testing.kv_cache import ModelledPages, PlainSequence
@@ -52,7 +53,7 @@ class SimulatedEngine:
         self.scheduler.check(seq.prompt_len, seq.max_len, 1)
         self.scheduler.add(seq)
 
-    def step(self, drafts: Mapping[int, Seq[int]] | None = None) -> Batch | None:
+    def step(self, drafts: Mapping[int, Draft] | None = None) -> Batch | None:
         """One step; returns what was computed."""
         proposed = drafts or {}
         batch = self.scheduler.schedule(proposed)
@@ -306,7 +307,7 @@ def test_drafts_are_dropped_before_anybody_is_preempted() -> None:
     engine.step()
     assert len(first.tokens) == len(second.tokens) == 6
     first.max_len = second.max_len = 100
-    batch = engine.scheduler.schedule({1: [1] * 9, 2: [1] * 9})
+    batch = engine.scheduler.schedule({1: Draft([1] * 9), 2: Draft([1] * 9)})
     assert batch is not None
     assert [(span.seq.id, span.length, len(span.drafts)) for span in batch.spans] == [(1, 3, 2), (2, 3, 2)]
     assert engine.scheduler.preemptions == 0
@@ -317,7 +318,7 @@ def test_drafts_never_reach_beyond_the_end_of_a_sequence(engine: SimulatedEngine
     engine.submit(seq)
     engine.step()
     assert len(seq.tokens) == 6
-    batch = engine.scheduler.schedule({1: [1] * 9})
+    batch = engine.scheduler.schedule({1: Draft([1] * 9)})
     assert batch is not None
     assert len(batch.spans[0].drafts) == 2, "with the token after them, the sequence has its 9"
 
@@ -540,13 +541,13 @@ def _arrivals(draw: random.Random, longest: int) -> list[PlainSequence]:
     return sequences
 
 
-def _drafts(draw: random.Random, tokens: Seq[int]) -> list[int]:
+def _drafts(draw: random.Random, tokens: Seq[int]) -> Draft:
     """Guesses that are right for a while."""
     guesses: list[int] = []
     for _ in range(draw.randint(1, 6)):
         right = next_token([*tokens, *guesses])
         guesses.append(right if draw.random() < 0.7 else 11)
-    return guesses
+    return Draft(guesses, [0.7] * len(guesses))
 
 
 def test_under_a_steady_stream_nobody_starves() -> None:
