@@ -111,7 +111,7 @@ class CudaBackend(Backend):
         from forge_cuda.operations import Operations
 
         options = options or CudaOptions()
-        self.place, self.device = place, place.device
+        self.place, self.options, self.device = place, options, place.device
         self.dtype = getattr(torch, options.dtype)
         self.kv_dtype = self.dtype if options.kv_format == "auto" else KV_FORMATS[options.kv_format]
         self._headroom = options.headroom_mib << 20

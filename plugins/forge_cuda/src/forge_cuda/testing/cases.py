@@ -52,7 +52,10 @@ def cases() -> Iterator[Case]:
         for rows in (1, 5, 20, 70):
             # Activations of few rows may be rounded to eight bits.
             yield Case(f"product {encoding}, {rows} rows", lambda b, e=encoding, r=rows: _product(b, e, r), 2)  # type: ignore[misc]
+    for encoding in ("Q8_0", "Q4_0", "Q4_1"):  # 15 groups, which no number of groups at a time divides
+        yield Case(f"product {encoding}, 20 rows of 480", lambda b, e=encoding: _product(b, e, 20, 480))  # type: ignore[misc]
     yield Case("norm", _norm)
+    yield Case("norm after a sum, of some rows", _summed_norm)
     yield Case("silu", _silu)
     for interleaved in (False, True):
         for qk_norm in (False, True):
@@ -77,11 +80,13 @@ def _embedding(backend: CudaBackend, encoding: str) -> tuple[torch.Tensor, torch
     return backend.embedding(handle, ids.to(backend.device)), torch.from_numpy(weight.dequantize())[ids]
 
 
-def _product(backend: CudaBackend, encoding: str, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    weight = StoredWeight(encoding, 80, 512)
-    handle = backend.prepare([weight, StoredWeight("F16", 3, 512)], {"linear"})
-    x, bias = _random(rows, 512), _random(83, seed=1)
-    values = np.concatenate((weight.dequantize(), StoredWeight("F16", 3, 512).dequantize()))
+def _product(
+    backend: CudaBackend, encoding: str, rows: int, columns: int = 512
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weight, other = StoredWeight(encoding, 80, columns), StoredWeight("F16", 3, columns)
+    handle = backend.prepare([weight, other], {"linear"})
+    x, bias = _random(rows, columns), _random(83, seed=1)
+    values = np.concatenate((weight.dequantize(), other.dequantize()))
     wanted = x.double() @ torch.from_numpy(values).double().T + bias
     return backend.linear(x.to(backend.device), handle, bias.to(backend.device)), wanted
 
@@ -90,6 +95,21 @@ def _norm(backend: CudaBackend) -> tuple[torch.Tensor, torch.Tensor]:
     x, weight = _random(5, 4096) * 30, _random(4096, seed=1)
     wanted = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
     return backend.rms_norm(x.to(backend.device), weight.to(backend.device), 1e-5), wanted
+
+
+def _summed_norm(backend: CudaBackend) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of all rows, and the norms of two of them."""
+    x, delta, weight = _random(5, 3000) * 30, _random(5, 3000, seed=2).to(backend.dtype), _random(3000, seed=1)
+    device, rows = backend.device, torch.tensor([4, 2])
+    arguments = x.to(device), weight.to(device), 1e-5
+    total, normed = backend.operations.rms_norm(*arguments, backend.dtype, delta.to(device))
+    _, chosen = backend.operations.rms_norm(*arguments, torch.float32, delta.to(device), rows.to(device))
+    summed = x.double() + delta.double()
+    wanted = summed / (summed.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+    # The sum is some hundred times as large as the norms: each in units of its largest.
+    found = [total.double() / summed.abs().max(), normed.double(), chosen.double()]
+    expected = [summed / summed.abs().max(), wanted, wanted[rows]]
+    return torch.cat([y.cpu().flatten() for y in found]), torch.cat([y.flatten() for y in expected])
 
 
 def _silu(backend: CudaBackend) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,9 +58,9 @@ def neutral(rows: int, **columns: Any) -> RowSampling:
 
 
 def _logits(rows: int, vocabulary: int) -> npt.NDArray[np.float32]:
-    values = np.random.default_rng(vocabulary).standard_normal((rows, vocabulary), dtype=np.float32) * 2
-    values[:, 3] = values[:, 90] = values.max(1) - 1  # equals, at the border of many filters
-    return values
+    """Random multiples of 1/4: many ids share a logit, so that filters end among equals."""
+    values = np.random.default_rng(vocabulary).standard_normal((rows, vocabulary), dtype=np.float32)
+    return np.asarray(np.round(values * 8) / 4, dtype=np.float32)
 
 
 def drawn(logits: npt.NDArray[np.float64], r: RowSampling, row: int) -> tuple[int, float]:

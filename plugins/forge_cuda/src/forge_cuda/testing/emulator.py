@@ -30,6 +30,9 @@ BINARY: dict[str, Any] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "min": np.fmin, "max": np.fmax, "div": np.divide,
 }  # fmt: skip
+FLOATS = ("f16", "bf16", "f32", "f64")
+ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+"""To whole numbers, by the names that conversions have for them."""
 UNARY: dict[str, Any] = {
     "neg": np.negative, "not": np.invert, "abs": np.abs, "sqrt": np.sqrt, "ex2": np.exp2, "lg2": np.log2,
     "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x,
@@ -239,10 +242,18 @@ class Block:
             return
         value = self.read(sources[0], source)
         value = widen(value) if source == "bf16" else value
-        if target[0] in "us" and source[0] in "fb" and source != "b32":
-            value = np.rint(value) if "rni" in step.parts else np.trunc(value)
+        from_float, to_float = source in FLOATS, target in FLOATS
+        if from_float:
+            value = next((ROUNDINGS[part] for part in step.parts if part in ROUNDINGS), lambda x: x)(value)
         with np.errstate(all="ignore"):
-            result = narrow(value) if target == "bf16" else value.astype(dtype(target))
+            if from_float and not to_float:  # beyond the largest integer there is the largest, and NaN is 0
+                limits = np.iinfo(dtype(target))
+                exact = np.nan_to_num(value.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
+                low, high = exact <= limits.min, exact >= limits.max
+                result = np.where(low | high, 0, exact).astype(dtype(target))
+                result = np.where(low, limits.min, np.where(high, limits.max, result)).astype(dtype(target))
+            else:
+                result = narrow(value) if target == "bf16" else value.astype(dtype(target))
         # No register has 8 bits: signed numbers are extended.
         self.write(to, result.astype(np.int16) if target == "s8" else result, active)
 
@@ -368,7 +379,8 @@ class Block:
             b[:, 8 * i : 8 * i + 8] = pairs(name).transpose(0, 2, 1)
         for i, name in enumerate(names[3]):
             c[:, 8 * (i // 2) : 8 * (i // 2) + 8, i % 2 :: 2] = self.read(name, "f32").reshape(warps, 8, 4)
-        result = a @ b + c
+        with np.errstate(all="ignore"):
+            result = a @ b + c
         for i, name in enumerate(names[0]):
             part = result[:, 8 * (i // 2) : 8 * (i // 2) + 8, i % 2 :: 2]
             self.write(name, np.ascontiguousarray(part).reshape(-1), active)
