@@ -122,7 +122,7 @@ def test_torchs_cuda_version_is_read_without_importing_it(tmp_path: Path) -> Non
     ("device", "cuda", "words"),
     [
         (H100, "None", "torch is a build without CUDA"),
-        (evolve(H100, driver=(12, 4)), "'13.0'", r"driver supports CUDA 12\.4 and torch is built for CUDA 13\.0: update"),
+        (evolve(H100, driver=(12, 4)), "'13.0'", r"supports CUDA 12\.4 and torch is built for CUDA 13\.0: update"),
         (evolve(H100, capability=(12, 0)), "'12.6'", r"compute capability 12\.0 needs a torch for CUDA 12\.8 or later"),
         (evolve(H100, driver=(12, 4)), "'12.9'", None),  # minor versions are served by earlier drivers
     ],

@@ -1,4 +1,4 @@
-"""The roofline of models and devices whose figures are known, and the shares that a report of `forge bench` comes to."""
+"""The roofline of models and devices whose figures are known, and the shares of it in a report of `forge bench`."""
 
 from __future__ import annotations
 

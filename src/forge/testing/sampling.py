@@ -62,9 +62,9 @@ def reference_draw(logits: npt.NDArray[np.float32], r: RowSampling, i: int) -> t
 class SamplingConformance:
     """Tests of `Backend.sample`; part of `forge.testing.backend.BackendConformance`.
 
-    distribution_rows: draws by which the distribution is tested. The bound on chi-square holds for any number; 20,000 show
-    a probability that is off by 0.015, 2,000 one that is off by 0.05: for backends that take milliseconds a row, such as
-    interpreters.
+    distribution_rows: draws by which the distribution is tested. The bound on chi-square holds for any number; 20,000
+    show a probability that is off by 0.015, 2,000 one that is off by 0.05: for backends that take milliseconds a row,
+    such as interpreters.
     """
 
     distribution_rows: int = 20_000

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from forge.errors import ConfigError
 from forge_cuda import CudaOptions
 from forge_cuda.backend import CudaBackend, make_backend
 
+DTYPES: tuple[Literal["float16", "bfloat16"], ...] = ("float16", "bfloat16")
 HINT = "races and stray accesses: compute-sanitizer --tool memcheck|racecheck|initcheck python -m forge_cuda.selftest"
 
 
@@ -28,11 +30,9 @@ def rounds(options: Sequence[CudaOptions], device: int) -> Iterator[tuple[str, b
         assert isinstance(backend, CudaBackend)
         for case in (*cases(), *step_cases(), *(sampling_cases() if number == 0 else ())):
             error, tolerance = case.error(backend)
-            passed = error <= tolerance
-            yield (
-                f"{option.dtype:9} {option.decode_products:6} {case.name:50}"
-                f" error {error:.1e} of {tolerance:.0e}  {'ok' if passed else 'FAILED'}"
-            ), passed
+            verdict = "ok" if error <= tolerance else "FAILED"
+            line = f"{option.dtype:9} {option.decode_products:6} {case.name:50}"
+            yield f"{line} error {error:.1e} of {tolerance:.0e}  {verdict}", error <= tolerance
         backend.close()
 
 
@@ -43,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--interpret", action="store_true", help="in Triton's interpreter on the CPU: takes minutes")
     parsed = parser.parse_args(arguments)
     interpret = parsed.interpret
-    options = [
-        CudaOptions(dtype=dtype, decode_products=products, interpret=interpret)
-        for dtype in ("float32", "float16", "bfloat16")
-        for products in (("float",) if dtype == "float32" or interpret else ("float", "auto"))
-    ]
+    options = [CudaOptions(dtype="float32", decode_products="float", interpret=interpret)]
+    for dtype in DTYPES:
+        options.append(CudaOptions(dtype=dtype, decode_products="float", interpret=interpret))
+        if not interpret:
+            options.append(CudaOptions(dtype=dtype))
     failures = 0
     try:
         for line, passed in rounds(options, parsed.device):

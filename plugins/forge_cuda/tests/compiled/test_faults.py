@@ -79,7 +79,7 @@ def test_waiting_for_too_few_copies_is_a_race(name: str) -> None:
         pytest.param(DECODE, r"max\.f32", "min.f32", id="decode: the least for the largest"),
         pytest.param(DECODE, r"mma\.sync(\S+)\.bf16\.bf16", r"mma.sync\1.f16.f16", id="decode: another number format"),
         pytest.param(PROMPT, r"setp\.(ge|le|lt|gt)\.s64", r"setp.ne.s64", id="prompt: the causal mask"),
-        pytest.param(PROMPT, r"shfl\.sync\.bfly(\S+)\s+(.*?), 1, 31", r"shfl.sync.bfly\1 \2, 4, 31", id="prompt: lanes"),
+        pytest.param(PROMPT, r"shfl\.sync\.bfly(\S+)\s+(.*?), 1, 31", r"shfl.sync.bfly\1 \2, 4, 31", id="prompt: rows"),
         pytest.param(PROMPT, r"ldmatrix(\S+)\.trans", r"ldmatrix\1", id="prompt: values not transposed"),
         pytest.param(INT8, r"cvt\.rn\.f32\.s(8|16|32)", r"cvt.rn.f32.u\1", id="int8: signs"),
         pytest.param("qkv", r"sub\.f32", "add.f32", id="rotation: the sign of the sine"),

@@ -80,9 +80,7 @@ def _embedding(backend: CudaBackend, encoding: str) -> tuple[torch.Tensor, torch
     return backend.embedding(handle, ids.to(backend.device)), torch.from_numpy(weight.dequantize())[ids]
 
 
-def _product(
-    backend: CudaBackend, encoding: str, rows: int, columns: int = 512
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _product(backend: CudaBackend, encoding: str, rows: int, columns: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
     weight, other = StoredWeight(encoding, 80, columns), StoredWeight("F16", 3, columns)
     handle = backend.prepare([weight, other], {"linear"})
     x, bias = _random(rows, columns), _random(83, seed=1)

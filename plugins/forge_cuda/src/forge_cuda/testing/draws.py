@@ -92,7 +92,7 @@ def _agreement(backend: CudaBackend, logits: npt.NDArray[np.float32], wanted: np
 
 def _draws(backend: CudaBackend, vocabulary: int, columns: dict[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
     plain = neutral(ROWS)
-    arrays = {name: np.full(ROWS, value, getattr(plain, name).dtype) for name, value in columns.items()}
+    arrays: dict[str, Any] = {name: np.full(ROWS, value, getattr(plain, name).dtype) for name, value in columns.items()}
     logits = _logits(ROWS, vocabulary)
     return _agreement(backend, logits, logits.astype(np.float64), evolve(plain, **arrays))
 

@@ -13,46 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from forge_cuda.interpreter import narrow, widen
+from forge_cuda.interpreter import widen
+from forge_cuda.testing.arithmetic import BINARY, ROUNDINGS, UNARY, UNSIGNED, compare, convert, dtype
 from forge_cuda.testing.compiler import Compile
 from forge_cuda.testing.memory import Global, Shared, Vector
 from forge_cuda.testing.ptx import WIDTHS, Instruction, Program, parse
-
-UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-TYPED = {
-    "s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
-    "f16": np.float16, "f32": np.float32, "f64": np.float64,
-}  # fmt: skip
-COMPARISONS = {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-}  # fmt: skip
-BINARY: dict[str, Any] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or,
-    "xor": np.bitwise_xor, "min": np.fmin, "max": np.fmax, "div": np.divide,
-}  # fmt: skip
-FLOATS = ("f16", "bf16", "f32", "f64")
-ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-"""To whole numbers, by the names that conversions have for them."""
-UNARY: dict[str, Any] = {
-    "neg": np.negative, "not": np.invert, "abs": np.abs, "sqrt": np.sqrt, "ex2": np.exp2, "lg2": np.log2,
-    "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x,
-}  # fmt: skip
-
-
-def dtype(kind: str) -> Any:
-    """The numpy type of a PTX type; bits and bfloat16 are unsigned."""
-    return TYPED.get(kind, UNSIGNED[WIDTHS[kind]])
-
-
-def compare(name: str, x: Vector, y: Vector) -> Vector:
-    """A comparison by PTX's name for it; those that end in "u" hold if either number isn't one."""
-    if x.dtype.kind != "f":
-        return np.asarray(COMPARISONS[name](x, y))
-    odd = np.isnan(x) | np.isnan(y)
-    if name in ("nan", "num"):
-        return np.asarray(odd if name == "nan" else ~odd)
-    result = COMPARISONS[name[:2]](x, y)
-    return np.asarray(result | odd if name[2:] == "u" else result & ~odd)
 
 
 class Block:
@@ -149,6 +114,8 @@ class Block:
             values = [self.read(operand, "pred") for operand in operands[1:]]
             self.write(operands[0], BINARY[name](*values) if len(values) == 2 else ~values[0], active)
             return
+        if kind in ("bf16", "bf16x2", "f16x2"):  # which `read` gives as bits
+            raise NotImplementedError(str(step))
         with np.errstate(all="ignore"):
             values = [self.read(operand, kind) for operand in operands[1:]]
             operation = UNARY[name] if len(values) == 1 else BINARY[name]
@@ -185,9 +152,7 @@ class Block:
         names = [name.strip() for name in to.strip("{}").split(",")]
         width, shared = WIDTHS[kind] // 8, "shared" in step.parts
         addresses, count = self.address(source, "u32" if shared else "u64")[active], width * len(names)
-        data = (
-            self.shared.load(addresses, count, self.warps[active]) if shared else self.memory.load(addresses, count)
-        )
+        data = self.shared.load(addresses, count, self.warps[active]) if shared else self.memory.load(addresses, count)
         for i, name in enumerate(names):
             value = np.zeros(self.count, UNSIGNED[8 * width])
             value[active] = np.ascontiguousarray(data[:, i * width : (i + 1) * width]).view(value.dtype)[:, 0]
@@ -236,29 +201,20 @@ class Block:
 
     def do_cvt(self, step: Instruction, active: Vector) -> None:
         (to, *sources), (target, source) = step.operands, step.parts[-2:]
-        if target == "bf16x2":
-            high, low = (narrow(self.read(name, "f32")).astype(np.uint32) for name in sources)
+        if target in ("bf16x2", "f16x2"):
+            halves = [convert(self.read(name, "f32"), "f32", target[:-2]) for name in sources]
+            high, low = (half.view(np.uint16).astype(np.uint32) for half in halves)
             self.write(to, high << np.uint32(16) | low, active)
             return
-        value = self.read(sources[0], source)
-        value = widen(value) if source == "bf16" else value
-        from_float, to_float = source in FLOATS, target in FLOATS
-        if from_float:
-            value = next((ROUNDINGS[part] for part in step.parts if part in ROUNDINGS), lambda x: x)(value)
-        with np.errstate(all="ignore"):
-            if from_float and not to_float:  # beyond the largest integer there is the largest, and NaN is 0
-                limits = np.iinfo(dtype(target))
-                exact = np.nan_to_num(value.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
-                low, high = exact <= limits.min, exact >= limits.max
-                result = np.where(low | high, 0, exact).astype(dtype(target))
-                result = np.where(low, limits.min, np.where(high, limits.max, result)).astype(dtype(target))
-            else:
-                result = narrow(value) if target == "bf16" else value.astype(dtype(target))
+        rounding = next((part for part in step.parts if part in ROUNDINGS), "")
+        result = convert(self.read(sources[0], source), source, target, rounding)
         # No register has 8 bits: signed numbers are extended.
         self.write(to, result.astype(np.int16) if target == "s8" else result, active)
 
     def do_fma(self, step: Instruction, active: Vector) -> None:
         kind, (to, *sources) = step.parts[-1], step.operands
+        if kind not in ("f16", "f32", "f64"):
+            raise NotImplementedError(str(step))
         a, b, c = (self.read(source, kind).astype(np.float64) for source in sources)
         self.write(to, (a * b + c).astype(dtype(kind)), active)
 

@@ -22,7 +22,7 @@ class Global:
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self.areas = [
-            (x.data_ptr(), np.frombuffer((ctypes.c_char * _extent(x)).from_address(x.data_ptr()), np.uint8))
+            (x.data_ptr(), np.ctypeslib.as_array((ctypes.c_uint8 * _extent(x)).from_address(x.data_ptr())))
             for x in tensors
             if x.nbytes
         ]
@@ -55,7 +55,7 @@ class Global:
 
 def _extent(x: torch.Tensor) -> int:
     """Bytes from a tensor's first number to the end of its last."""
-    return (1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride()))) * x.itemsize
+    return int((1 + sum((size - 1) * step for size, step in zip(x.shape, x.stride()))) * x.itemsize)
 
 
 class Shared:
