@@ -65,16 +65,19 @@ def make_backend(device_index: int = 0, threads: int | None = None, options: Cud
     if options.interpret:
         return CudaBackend(interpreted(options), options)
     found = machine.choose(device_index)
-    if options.decode_products == "int8" and not machine.has_cupy():
+    flaw = machine.cupy_flaw(found)
+    if options.decode_products == "int8" and flaw is not None:
         raise ConfigError(
-            "backend.options.decode_products: int8 needs CuPy: pip install 'forge-cuda[cu13]'", param="decode_products"
+            f"backend.options.decode_products: int8 products need CuPy ({flaw}):"
+            f" pip install 'forge-cuda[cu{found.driver[0]}]'",
+            param="decode_products",
         )
     from forge_cuda.graphs import record
     from forge_cuda.launching import launch
 
     device = torch.device("cuda", device_index)
     products = None
-    if options.decode_products != "float" and machine.has_cupy():
+    if options.decode_products != "float" and flaw is None:
         from forge_cuda.dp4a import CupyProducts
 
         products = CupyProducts(device)
@@ -111,7 +114,7 @@ class CudaBackend(Backend):
         from forge_cuda.operations import Operations
 
         options = options or CudaOptions()
-        self.place, self.device = place, place.device
+        self.place, self.options, self.device = place, options, place.device
         self.dtype = getattr(torch, options.dtype)
         self.kv_dtype = self.dtype if options.kv_format == "auto" else KV_FORMATS[options.kv_format]
         self._headroom = options.headroom_mib << 20

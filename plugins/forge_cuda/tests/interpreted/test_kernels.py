@@ -14,7 +14,7 @@ from attrs import evolve
 from forge_cuda import CudaOptions
 from forge_cuda.backend import CudaBackend, interpreted
 from forge_cuda.interpreter import narrow, widen
-from forge_cuda.selftest import Case, cases
+from forge_cuda.testing.cases import Case, cases
 from forge_cuda.testing.shim import ShimProducts
 
 CASES = {case.name: case for case in cases()}

@@ -168,7 +168,7 @@ def attend(
             grid = (len(spans.short) * tiles, spec.kv_heads, rows // shared * shared)
             launch(
                 merge_kernel, grid, partials, lse, spans.starts, spans.short, out, tiles, **common, ROWS=rows,
-                SPLITS=splits, num_warps=1,
+                SPLITS=splits, num_warps=min(4, max(1, splits * v_block // 1024)),
             )  # fmt: skip
     if len(spans.long):
         rows = power_of_two(shared, 32 if wide else 128)

@@ -51,13 +51,13 @@ def parse(ptx: str) -> Program:
         shared[name] = size
         size += int(count) * WIDTHS[kind] // 8
     head, _, rest = text[text.index(".entry") :].partition("{")
-    body = rest[: rest.index("\n}")]
+    body = _named(rest[: _end(rest)])
     body = re.sub(r"^\s*\.(loc|file|section|pragma|reg|shared)\b[^\n]*$", "", body, flags=re.MULTILINE)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for statement in re.split(r";|(?<=:)\s*\n", re.sub(r"^\s*(\$\w+):", r"\1:\n", body, flags=re.MULTILINE)):
         line = statement.strip()
-        while found := re.match(r"(\$\w+):\s*|([{}])\s*(?=[^,]*$|%|@|\.|\w)", line):
+        while found := re.match(r"(\$\w+):\s*|[{}]\s*", line):
             if found[1]:
                 labels[found[1]] = len(instructions)
             line = line[found.end() :]
@@ -71,6 +71,23 @@ def parse(ptx: str) -> Program:
         shared,
         size,
     )
+
+
+def _end(text: str) -> int:
+    """Where the brace that was opened before the text is closed."""
+    depth = 1
+    for found in re.finditer(r"[{}]", text):
+        depth += 1 if found[0] == "{" else -1
+        if depth == 0:
+            return found.start()
+    raise ValueError("a brace is missing")
+
+
+def _named(body: str) -> str:
+    """With "%" before the names of registers that inline code declares for itself, as all others have it."""
+    for name in set(re.findall(r"\.reg\s+\.\w+\s+([A-Za-z]\w*)<\d+>", body)):
+        body = re.sub(rf"(?<![%\w$.]){name}(?=\d+\b)", f"%own_{name}", body)
+    return body
 
 
 def _instruction(line: str) -> Instruction:
