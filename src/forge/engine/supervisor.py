@@ -162,11 +162,15 @@ class EngineClient:
         self._started: asyncio.Future[ModelInfo] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._launched = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the engine process and return at once; loading goes on in the background."""
+        """Start the engine process and return once it runs; loading goes on in the background."""
         self._started = asyncio.get_running_loop().create_future()
         self._supervision = asyncio.create_task(self._supervise())
+        launched = asyncio.create_task(self._launched.wait())
+        await asyncio.wait((launched, self._supervision), return_when=asyncio.FIRST_COMPLETED)
+        launched.cancel()
 
     async def ready(self) -> ModelInfo:
         """Wait until the engine has loaded its model for the first time. Errors: why it couldn't."""
@@ -260,6 +264,7 @@ class EngineClient:
                 )  # fmt: skip
             reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
             self._send(self._start_message)
+            self._launched.set()
             self._watch = asyncio.create_task(self._watch_over(self._process))
             while not self._stop.is_set():
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))

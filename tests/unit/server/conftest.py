@@ -17,7 +17,8 @@ from forge.errors import ForgeError, InvalidRequest
 from forge.interfaces.loader import GenerationDefaults
 from forge.interfaces.sampler import TokenLogprobs
 from forge.server.app import create_app
-from forge.server.run import listen, run
+from forge.server.listening import listen
+from forge.server.run import run
 from forge.server.service import Service, TextParts
 
 BOS, EOS = 256, 257
