@@ -41,13 +41,19 @@ class Client:
 
 class Answer:
     def __init__(self, request):
-        self.request, self.left = request, 20
-    def __aiter__(self): return self
-    async def __anext__(self):
-        await asyncio.sleep(0.1)
+        self.request, self.left, self.ready, self.over = request, 20, False, False
+    def listen(self, ring):
+        def tick():
+            self.ready = True
+            ring()
+            if self.left > 1: asyncio.get_running_loop().call_later(0.1, tick)
+        asyncio.get_running_loop().call_later(0.1, tick)
+    def take(self):
+        if not self.ready: return None
+        self.ready = False
         self.left -= 1
-        if self.left < 0: raise StopAsyncIteration
-        last = {"finish_reason": "stop", "usage": Usage(1, 20, 0)} if not self.left else {}
+        self.over = not self.left
+        last = {"finish_reason": "stop", "usage": Usage(1, 20, 0)} if self.over else {}
         return Delta(self.request.id, 0, "word ", [1], **last)
     def abort(self): pass
 
