@@ -13,7 +13,7 @@ from forge_grammar.schema.drafts import ANNOTATIONS
 from forge_grammar.schema.terms import ANY_TEXT, TRUE, UNBOUNDED
 
 if TYPE_CHECKING:
-    from forge_grammar.schema.algebra import Info
+    from forge_grammar.schema.subschemas import Info
     from forge_grammar.schema.build import Builder
 
 _LEAF = ANNOTATIONS | {"type"}
