@@ -33,7 +33,7 @@ def _lower(schema: object, options: GrammarOptions) -> Program:
     except RecursionError:
         raise SchemaError("", "", "its `allOf`, `anyOf`, `not` and the like are nested too deeply") from None
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
-    if root == NONE or not full[root]:
+    if not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")
     _check_texts(types, objects)
     return Program(
