@@ -25,6 +25,9 @@ _UNENFORCED = frozenset({"idn-hostname", "regex"})
 
 _COUNTED = re.compile(r"\^(\[(?:[^\]\\\[]|\\.)+\]|\.|\\[dDwWsS])(?:\{(\d{1,9})(,(\d{1,9})?)?\})\$")
 _UNROLLED = 16
+_PLAIN = r"(?:[A-Za-z0-9 @_/:;,'\"!%&=<>~#`-]|\\[.$^*+?()\[\]{}|/\\])*"
+_LISTED = re.compile(rf"\^(?:({_PLAIN})|\((?:\?:)?({_PLAIN}(?:\|{_PLAIN})*)\))\$")
+_PIECES = re.compile(r"\\(.)|(\|)|([^\\|]+)")
 
 
 class Scalars:
@@ -102,6 +105,8 @@ class Scalars:
         text = self._read.text(schema, keyword)
         if keyword == "format":
             return self._format(schema, text)
+        if (listed := _listed_words(text)) is not None:
+            return Strings(listed)
         if (counted := _COUNTED.fullmatch(text)) is not None:
             unit, least, upper, most = counted.groups()
             low = int(least)
@@ -125,6 +130,19 @@ class Scalars:
         return self._read.document.error(
             schema, "format", f"unknown format {name!r} (the option unknown_formats can make it an annotation)"
         )
+
+
+def _listed_words(pattern: str) -> frozenset[str] | None:
+    """The words of a pattern that only lists a few, as `^a$` or `^(a|b)$`; None for others."""
+    if (found := _LISTED.fullmatch(pattern)) is None:
+        return None
+    words = [""]
+    for escaped, bar, plain in _PIECES.findall(found[1] if found[1] is not None else found[2]):
+        if bar:
+            words.append("")
+        else:
+            words[-1] += escaped or plain
+    return frozenset(words) if len(words) <= FEW else None
 
 
 @lru_cache(maxsize=1024)

@@ -165,6 +165,35 @@ def child_of(term: Objects, name: str) -> Conjunction:
     return met
 
 
+def declared_children(term: Objects) -> dict[str, Conjunction]:
+    """What the value of each declared name must match, in order."""
+    names = dict.fromkeys(name for group in term.groups for name in group.named)
+    names.update(dict.fromkeys(term.required))
+    names.update(dict.fromkeys(sorted(term.forbidden)))
+    return {name: child_of(term, name) for name in names}
+
+
+def merged_children(term: Objects) -> tuple[dict[str, Conjunction], Conjunction]:
+    """The same where no group has patterns, sooner; and what all other values must match."""
+    named: dict[str, Conjunction] = {}
+    rest = TRUE
+    for group in term.groups:
+        if not named and not rest:
+            named = group.named.copy()
+        else:
+            for name in named.keys() - group.named.keys() if group.rest else ():
+                named[name] = both(named[name], group.rest)
+            for name, child in group.named.items():
+                named[name] = both(named.get(name, rest), child)
+        rest = both(rest, group.rest)
+    for name in term.required:
+        if name not in named:
+            named[name] = rest
+    for name in sorted(term.forbidden):
+        named[name] = FALSE
+    return named, rest
+
+
 def item_of(term: Arrays, index: int) -> Conjunction:
     """What the item at an index must match."""
     met = TRUE
