@@ -117,8 +117,8 @@ def test_attention_runs_on_tensor_cores(
     # Queries are read in two such loads; keys and values are what remains.
     assert first.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") > 2, "keys and values are read in small pieces"
     assert not first.count(r"LDG\.E\S*\.[US](8|16)|LDG\.E ")
-    # Four blocks of four warps on a multiprocessor hide the latency of decodes; a prompt's tiles need the registers.
-    assert first.registers <= (128 if decodes else 255)
+    # Three blocks of four warps on a multiprocessor hide the latency of decodes; a prompt's tiles need the registers.
+    assert first.registers <= (168 if decodes else 255)
     assert len(merge) == decodes
     assert all(report.registers <= 128 for report in merge)
 
@@ -142,7 +142,7 @@ def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, ro
     (report,) = check(compiler)
     assert tensor_core_products(report) >= 2
     assert report.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") >= 6, "quants and activations are read in small pieces"
-    assert report.registers <= (128 if rows <= 60 else 255)
+    assert report.registers <= (128 if rows <= 20 else 168 if rows <= 60 else 255)
 
 
 def test_quantised_products_with_an_odd_number_of_groups(compiler: Compile) -> None:

@@ -171,7 +171,8 @@ def attend(
                 SPLITS=splits, num_warps=min(4, max(1, splits * v_block // 1024)),
             )  # fmt: skip
     if len(spans.long):
-        rows = power_of_two(shared, 32 if wide else 128)
-        warps = 8 if rows > 64 else 4
-        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=warps, num_stages=2)
+        # As large as registers allow: dequantising under a mask, for heads that aren't a power of two, takes more.
+        masked = pages.int8 and spec.k_dim != power_of_two(spec.k_dim)
+        rows = power_of_two(shared, 32 if wide else 64 if masked else 128)
+        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=8, num_stages=2, maxnreg=255)
     return out
