@@ -53,6 +53,9 @@ class Graphs:
             self._recorded[key] = self._record(step)
         except (torch.cuda.OutOfMemoryError, ConfigError):
             log.warning("there is no memory for more CUDA graphs: steps of further sizes run without")
+        except torch.AcceleratorError as error:  # if it's more than the recording, the step fails again
+            log.warning("a step can't be recorded as a CUDA graph, further sizes run without: %s", error)
+        if key not in self._recorded:
             self._record = None
             return step()
         return self._recorded[key]()

@@ -13,6 +13,7 @@ import torch
 from attrs import evolve
 from forge_cuda import CudaOptions
 from forge_cuda.backend import CudaBackend, interpreted
+from forge_cuda.testing import steps
 
 from forge import LLM
 from forge.testing.models import write_tiny_llama
@@ -134,3 +135,13 @@ def test_inputs_whose_memory_was_taken_over_are_refused() -> None:
     run.stage((1, 0, 1))
     with pytest.raises(ValueError, match="staged before others"):
         backend.forward(run.model, first)
+
+
+def test_two_devices_work_side_by_side() -> None:
+    options = CudaOptions(dtype="float32", interpret=True)
+    backends = [CudaBackend(interpreted(options), options) for _ in range(2)]
+    runs = [steps.Run(steps.TinyModel(backend), (9, 12)) for backend in backends]
+    first = [run.step((0, 0, 8)) for run in runs]
+    second = [run.step((0, 8, 1), (1, 0, 5)) for run in reversed(runs)]  # in turns, neither disturbs the other
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(second[0], second[1])
