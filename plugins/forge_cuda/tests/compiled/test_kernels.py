@@ -41,6 +41,12 @@ def compiler(request: pytest.FixtureRequest) -> Compile:
     return Compile(request.param)
 
 
+@pytest.fixture(params=SHARED_MEMORY, ids=lambda capability: f"sm_{capability}")
+def every(request: pytest.FixtureRequest) -> Compile:
+    """As `compiler`, for what takes too long to be in every test run."""
+    return Compile(request.param)
+
+
 def check(compiler: Compile, registers: int = 255) -> list[Report]:
     """Assert that everything compiled is within budget."""
     assert compiler.reports
@@ -123,19 +129,18 @@ def test_attention_runs_on_tensor_cores(
     assert all(report.registers <= 128 for report in merge)
 
 
-@pytest.mark.parametrize(("heads", "dim"), [((32, 4), 64), ((32, 32), 80), ((16, 8), 256)], ids=str)
+@pytest.mark.parametrize(("heads", "dim"), [((32, 4), 64), ((32, 32), 80), ((40, 8), 128), ((16, 8), 256)], ids=str)
 @pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
 def test_attention_of_other_shapes_is_within_budget(
-    compiler: Compile, heads: tuple[int, int], dim: int, kv_format: torch.dtype
+    every: Compile, heads: tuple[int, int], dim: int, kv_format: torch.dtype
 ) -> None:
     for lengths in ((1, 1), (300,)):
-        first, *_ = attention(compiler, heads, dim, lengths, kv_format)
+        first, *_ = attention(every, heads, dim, lengths, kv_format)
         assert tensor_core_products(first) >= 4
 
 
-@pytest.mark.parametrize("rows", [4, 20, 60, 512], ids=lambda rows: f"{rows} rows")
-@pytest.mark.parametrize("name", FORMATS)
-def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, rows: int) -> None:
+def product(compiler: Compile, name: str, rows: int) -> None:
+    """Compile a product and check what it uses."""
     weights = Segment(0, 256, 4096, FORMATS[name], CPU)
     x, out = torch.empty(rows, 4096, dtype=torch.bfloat16), torch.empty(rows, 256, dtype=torch.bfloat16)
     multiply(compiler, x, weights, torch.empty(256), out)
@@ -145,12 +150,23 @@ def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, ro
     assert report.registers <= (128 if rows <= 20 else 168 if rows <= 60 else 255)
 
 
-def test_quantised_products_with_an_odd_number_of_groups(compiler: Compile) -> None:
+@pytest.mark.parametrize(("name", "rows"), [("Q4_K", 4), ("Q8_0", 60), ("Q6_K", 512)])
+def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, rows: int) -> None:
+    product(compiler, name, rows)
+
+
+@pytest.mark.parametrize("rows", [4, 20, 60, 512], ids=lambda rows: f"{rows} rows")
+@pytest.mark.parametrize("name", FORMATS)
+def test_quantised_products_of_every_format_and_size(every: Compile, name: str, rows: int) -> None:
+    product(every, name, rows)
+
+
+def test_quantised_products_with_an_odd_number_of_groups(every: Compile) -> None:
     for rows in (4, 512):
         weights = Segment(0, 256, 480, FORMATS["Q8_0"], CPU)
         x, out = torch.empty(rows, 480, dtype=torch.float16), torch.empty(rows, 256, dtype=torch.float16)
-        multiply(compiler, x, weights, None, out)
-    assert all(report.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") for report in check(compiler))
+        multiply(every, x, weights, None, out)
+    assert all(report.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") for report in check(every))
 
 
 def test_sampling(compiler: Compile) -> None:
