@@ -24,7 +24,8 @@ def record(step: Step, pool: Any = None) -> Step:
     pool: of the memory that graphs share, since one runs after the other.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Other threads of a process may go on using other devices: only this one's calls have to be fit for recording.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = step()
 
     def replay() -> torch.Tensor:

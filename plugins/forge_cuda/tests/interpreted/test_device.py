@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from attrs import evolve
 from forge_cuda import CudaOptions, machine
 from forge_cuda.backend import CudaBackend, DeviceLost, Place, make_backend
 from forge_cuda.driver import Device
-from forge_cuda.graphs import Graphs
+from forge_cuda.graphs import Graphs, record
 from forge_cuda.staging import SIZES
 from forge_cuda.testing.draws import neutral
 from forge_cuda.testing.steps import VOCABULARY, Run, TinyModel
@@ -151,6 +151,28 @@ def test_a_size_is_recorded_the_second_time_it_comes() -> None:
     assert float(graphs.run((0, (8, 16)), next(steps([4.0])))) == 4.0
     graphs.clear()
     assert float(graphs.run((0, (4, 16)), next(steps([5.0])))) == 5.0
+
+
+def test_a_recorded_step_replays_into_the_tensor_that_it_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[Any] = []
+
+    class FakeGraph:
+        def replay(self) -> None:
+            happened.append("replay")
+
+    @contextmanager
+    def capture(graph: FakeGraph, pool: Any, capture_error_mode: str) -> Iterator[None]:
+        happened.append((type(graph), pool, capture_error_mode))
+        yield
+        happened.append("end")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    result = torch.zeros(1)
+    replay = record(lambda: happened.append("step") or result, pool=(1, 2))
+    assert replay() is result
+    assert replay() is result
+    assert happened == [(FakeGraph, (1, 2), "thread_local"), "step", "end", "replay", "replay"]
 
 
 @pytest.mark.parametrize(
