@@ -78,10 +78,10 @@ def test_silu_reads_and_writes_whole_words(compiler: Compile) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", *FORMATS])
-def test_embeddings(compiler: Compile, kind: str) -> None:
+def test_embeddings(every: Compile, kind: str) -> None:
     table = Segment(0, 512, 4096, FORMATS.get(kind, torch.bfloat16), CPU)
-    embed(compiler, torch.zeros(3, dtype=torch.int64), table)
-    check(compiler, registers=128)
+    embed(every, torch.zeros(3, dtype=torch.int64), table)
+    check(every, registers=128)
 
 
 @pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
@@ -110,12 +110,8 @@ def attention(compiler: Compile, heads: tuple[int, int], dim: int, lengths: tupl
     return check(compiler)
 
 
-@pytest.mark.parametrize("window", [None, 4096])
-@pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("lengths", [(1, 1), (300,)], ids=["decodes", "prompt"])
-def test_attention_runs_on_tensor_cores(
-    compiler: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None
-) -> None:
+def attention_of_llama(compiler: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None) -> None:
+    """Compile attention with an 8-billion Llama's heads and check what it uses."""
     decodes = len(lengths) > 1
     first, *merge = attention(compiler, (32, 8), 128, lengths, kv_format, window)
     # One of Hopper's or Blackwell's instructions does the work of several of Ampere's.
@@ -127,6 +123,26 @@ def test_attention_runs_on_tensor_cores(
     assert first.registers <= (168 if decodes else 255)
     assert len(merge) == decodes
     assert all(report.registers <= 128 for report in merge)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kv_format", "window"),
+    [((1, 1), torch.int8, 4096), ((300,), torch.bfloat16, None)],
+    ids=["decodes", "prompt"],
+)
+def test_attention_runs_on_tensor_cores(
+    compiler: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None
+) -> None:
+    attention_of_llama(compiler, lengths, kv_format, window)
+
+
+@pytest.mark.parametrize("window", [None, 4096])
+@pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("lengths", [(1, 1), (300,)], ids=["decodes", "prompt"])
+def test_attention_of_every_kind(
+    every: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None
+) -> None:
+    attention_of_llama(every, lengths, kv_format, window)
 
 
 @pytest.mark.parametrize(("heads", "dim"), [((32, 4), 64), ((32, 32), 80), ((40, 8), 128), ((16, 8), 256)], ids=str)
