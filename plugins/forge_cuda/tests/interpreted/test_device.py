@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attrs import evolve
 from forge_cuda import CudaOptions, machine
 from forge_cuda.backend import CudaBackend, DeviceLost, Place, make_backend
 from forge_cuda.driver import Device
@@ -191,9 +190,7 @@ def test_where_graphs_fail_steps_go_on_without(error: Exception, words: str, cap
 
 
 def test_decodes_are_padded_to_few_sizes_and_prompts_are_not() -> None:
-    backend = CudaBackend(
-        evolve(Place(torch.device("meta"), 132, nothing), record=lambda step: step), CudaOptions()
-    )  # fmt: skip
+    backend = CudaBackend(Place(torch.device("meta"), 132, nothing, record=lambda step: step), CudaOptions())
     count = 35
     run = Run(TinyModel(backend), (20,) * count)
     keys = set()

@@ -59,9 +59,7 @@ def gemm_kernel(
 
 
 @triton.jit
-def _accumulate(
-    weights, x, group, groups, sums, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr
-):  # fmt: skip
+def _accumulate(weights, x, group, groups, sums, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr):
     """Weights ``[COLUMNS, groups, …]`` times activations ``[DEPTH, ROWS]``; those of groups that aren't there are 0."""
     values = tl.load(x) if EVEN else tl.load(x, mask=(group < groups)[:, None], other=0.0)
     weights = tl.reshape(weights.to(values.dtype), [COLUMNS, DEPTH])
