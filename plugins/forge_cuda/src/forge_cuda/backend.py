@@ -45,6 +45,12 @@ WIDEST_HEAD = 256
 """Numbers of a head that the attention kernel holds at most."""
 
 
+class DeviceLost(BaseException):
+    """The GPU reported a fault, after which this process can't use it any more. Not an `Exception`: no other request
+    could be served either, so that the engine process ends and its supervisor starts another.
+    """
+
+
 @frozen
 class Place:
     """Where a backend computes. multiprocessors: of the device, by which work is cut up. launch: starts kernels.
@@ -121,6 +127,7 @@ class CudaBackend(Backend):
         self.operations = Operations(place, self.dtype)
         self._courier = Courier(self.device)
         self._stager = Stager(self.device, padded=place.record is not None)
+        self._lost = False
         self._angles: tuple[tuple[torch.Tensor, RopeSpec], tuple[torch.Tensor, torch.Tensor]] | None = None
         from forge_cuda.graphs import Graphs
 
@@ -128,7 +135,10 @@ class CudaBackend(Backend):
 
     @contextmanager
     def _here(self, what: str) -> Iterator[None]:
-        """Work on this backend's device, without gradients. Errors: `ConfigError` for want of memory, with figures."""
+        """Work on this backend's device, without gradients.
+
+        Errors: `ConfigError` for want of memory, with figures; `DeviceLost` for a fault of the device.
+        """
         with torch.no_grad():  # not inference mode: pages may be written to outside
             if self.device.type != "cuda":
                 yield
@@ -143,6 +153,13 @@ class CudaBackend(Backend):
                         f" {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
                         " (see kv_cache.options.memory_fraction and"
                         " backend.options.headroom_mib)"
+                    ) from error
+                except torch.AcceleratorError as error:
+                    self._lost = True
+                    reason = str(error).partition("\n")[0]
+                    raise DeviceLost(
+                        f"GPU {self.device.index} failed at {what}: {reason} (to find out more:"
+                        " compute-sanitizer python -m forge_cuda.selftest)"
                     ) from error
 
     # -- memory, weights, pages
@@ -245,6 +262,8 @@ class CudaBackend(Backend):
             return sample(self.place.launch, self._courier, logits, rows)
 
     def close(self) -> None:
+        if self._lost:  # nothing there answers any more
+            return
         self._graphs.clear()
         super().close()
         if self.device.type == "cuda":

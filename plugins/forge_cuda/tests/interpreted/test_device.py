@@ -1,19 +1,19 @@
-"""What the backend asks of a GPU, on stand-ins: memory and its errors, copies to the host, devices side by side."""
+"""What the backend asks of a GPU, on stand-ins: memory and its errors, copies to the host, graphs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from attrs import evolve
 from forge_cuda import CudaOptions, machine
-from forge_cuda.backend import CudaBackend, Place, interpreted, make_backend
+from forge_cuda.backend import CudaBackend, DeviceLost, Place, make_backend
 from forge_cuda.driver import Device
-from forge_cuda.graphs import Graphs
+from forge_cuda.graphs import Graphs, record
 from forge_cuda.staging import SIZES
 from forge_cuda.testing.draws import neutral
 from forge_cuda.testing.steps import VOCABULARY, Run, TinyModel
@@ -61,6 +61,23 @@ def test_running_out_of_memory_is_an_error_with_figures_and_remedies(
     assert "70.0 of 80.0 GiB are free" in message
     assert "kv_cache.options.memory_fraction" in message
     assert "\n" not in message
+
+
+def test_a_fault_of_the_device_ends_the_process_instead_of_failing_every_request(
+    gpu: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*arguments: Any, **more: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with …")
+
+    monkeypatch.setattr("forge_cuda.backend.CudaPages", fault)
+    with pytest.raises(DeviceLost) as raised:
+        gpu.kv_pages(Any, 100, 16)  # type: ignore[arg-type]
+    assert not isinstance(raised.value, Exception), "the engine would run the step again, sequence by sequence"
+    assert str(raised.value).startswith(
+        "GPU 0 failed at the pages of the KV cache: CUDA error: an illegal memory access was encountered (to find"
+    )
+    monkeypatch.setattr(torch.cuda, "empty_cache", fault)
+    gpu.close()
 
 
 def test_cupy_is_asked_for_only_where_its_products_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,16 +131,6 @@ def test_a_step_copies_to_the_host_once(record: Any) -> None:
         assert copies.count == 1
 
 
-def test_two_devices_work_side_by_side() -> None:
-    options = CudaOptions(dtype="float32", interpret=True)
-    backends = [CudaBackend(interpreted(options), options) for _ in range(2)]
-    runs = [Run(TinyModel(backend), (9, 12)) for backend in backends]
-    first = [run.step((0, 0, 8)) for run in runs]
-    second = [run.step((0, 8, 1), (1, 0, 5)) for run in reversed(runs)]  # in turns, neither disturbs the other
-    assert torch.equal(first[0], first[1])
-    assert torch.equal(second[0], second[1])
-
-
 def steps(values: list[float]) -> Iterator[Callable[[], torch.Tensor]]:
     for value in values:
         yield lambda value=value: torch.tensor([value])  # type: ignore[misc]
@@ -145,21 +152,45 @@ def test_a_size_is_recorded_the_second_time_it_comes() -> None:
     assert float(graphs.run((0, (4, 16)), next(steps([5.0])))) == 5.0
 
 
-def test_without_memory_for_a_graph_steps_go_on_without(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recorded_step_replays_into_the_tensor_that_it_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[Any] = []
+
+    class FakeGraph:
+        def replay(self) -> None:
+            happened.append("replay")
+
+    @contextmanager
+    def capture(graph: FakeGraph, pool: Any, capture_error_mode: str) -> Iterator[None]:
+        happened.append((type(graph), pool, capture_error_mode))
+        yield
+        happened.append("end")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    result = torch.zeros(1)
+    replay = record(lambda: happened.append("step") or result, pool=(1, 2))
+    assert replay() is result
+    assert replay() is result
+    assert happened == [(FakeGraph, (1, 2), "thread_local"), "step", "end", "replay", "replay"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(torch.cuda.OutOfMemoryError("no"), "no memory for more CUDA graphs"),
+     (torch.AcceleratorError("CUDA error: operation not permitted"), "can't be recorded .*: .*not permitted")],
+)  # fmt: skip
+def test_where_graphs_fail_steps_go_on_without(error: Exception, words: str, caplog: pytest.LogCaptureFixture) -> None:
     def record(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        raise torch.cuda.OutOfMemoryError("no")
+        raise error
 
     graphs = Graphs(record)
     assert [float(graphs.run(1, step)) for step in steps([1.0, 2.0, 3.0])] == [1.0, 2.0, 3.0]
-    assert [record.getMessage() for record in caplog.records] == [
-        "there is no memory for more CUDA graphs: steps of further sizes run without"
-    ]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.search(words, said)
 
 
 def test_decodes_are_padded_to_few_sizes_and_prompts_are_not() -> None:
-    backend = CudaBackend(
-        evolve(Place(torch.device("meta"), 132, nothing), record=lambda step: step), CudaOptions()
-    )  # fmt: skip
+    backend = CudaBackend(Place(torch.device("meta"), 132, nothing, record=lambda step: step), CudaOptions())
     count = 35
     run = Run(TinyModel(backend), (20,) * count)
     keys = set()

@@ -59,9 +59,7 @@ def gemm_kernel(
 
 
 @triton.jit
-def _accumulate(
-    weights, x, group, groups, sums, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr
-):  # fmt: skip
+def _accumulate(weights, x, group, groups, sums, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr):
     """Weights ``[COLUMNS, groups, …]`` times activations ``[DEPTH, ROWS]``; those of groups that aren't there are 0."""
     values = tl.load(x) if EVEN else tl.load(x, mask=(group < groups)[:, None], other=0.0)
     weights = tl.reshape(weights.to(values.dtype), [COLUMNS, DEPTH])
@@ -79,12 +77,13 @@ def multiply(launch: Launch, x: torch.Tensor, weights: Segment, bias: torch.Tens
     tile, columns, warps = (16, 32, 4) if rows <= 16 else (32, 64, 4) if rows <= 32 else (64, 64, 4)
     if rows > 64 and x.dtype != torch.float32:
         tile, columns, warps = 128, 128, 8
+    # Told that it may use them, the compiler doesn't spill registers of the larger tiles to fit more blocks.
+    most_registers = None if tile < 64 else 255
     # As many groups at a time as give each thread 16 bytes of quants, so that it reads them in one instruction.
     groups, each = weights.columns // GROUP, max(1, 32 * warps // columns)
     launch(
         gemm_kernel, (triton.cdiv(rows, tile), triton.cdiv(weights.rows, columns)), *weights.planes, x,
         x if bias is None else bias, out, rows, weights.rows, groups, x.stride(0), out.stride(0),
         FORMAT=weights.format.name, HAS_BIAS=bias is not None, ROWS=tile, COLUMNS=columns, GROUPS=each,
-        EVEN=groups % each == 0, num_warps=warps,
-        num_stages=3, maxnreg=255,
+        EVEN=groups % each == 0, num_warps=warps, num_stages=3, maxnreg=most_registers,
     )  # fmt: skip

@@ -280,7 +280,7 @@ class Block:
                 other = offset
             case _:
                 raise NotImplementedError(str(step))
-        if int(clamp, 0) != (0 if step.parts[2] == "up" else 31):
+        if (self.read(clamp, "b32")[active] != (0 if step.parts[2] == "up" else 31)).any():
             raise NotImplementedError(str(step))
         inside = (other >= 0) & (other < 32)
         origin = np.arange(self.count) - lane + np.where(inside, other, lane)
@@ -298,6 +298,14 @@ class Block:
             raise NotImplementedError(f"{step} in some threads only")
         result = BINARY[step.parts[2]].reduce(values, axis=1, dtype=values.dtype)
         self.write(to, np.repeat(result, 32), active)
+
+    def do_dp4a(self, step: Instruction, active: Vector) -> None:
+        to, *sources = step.operands
+        a, b = (
+            self.read(name, "b32").copy().view({"s32": np.int8, "u32": np.uint8}[kind]).reshape(-1, 4).astype(np.int32)
+            for name, kind in zip(sources, step.parts[1:])
+        )
+        self.write(to, (a * b).sum(1, dtype=np.int32) + self.read(sources[2], "s32"), active)
 
     def do_popc(self, step: Instruction, active: Vector) -> None:
         value = np.ascontiguousarray(self.read(step.operands[1], step.parts[-1]))

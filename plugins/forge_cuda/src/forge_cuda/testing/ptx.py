@@ -1,6 +1,6 @@
 """PTX as data: the instructions of one kernel, its parameters and shared memory. For `forge_cuda.testing.emulator`.
 
-https://docs.nvidia.com/cuda/parallel-thread-execution/; only what Triton emits.
+https://docs.nvidia.com/cuda/parallel-thread-execution/; only what Triton and NVRTC emit.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class Program:
     shared_bytes: int
 
 
-def parse(ptx: str) -> Program:
-    """The one entry of a module."""
+def parse(ptx: str, entry: str = "") -> Program:
+    """An entry of a module: the one of that name, or the only one."""
     text = re.sub(r"//[^\n]*", "", ptx)
     shared, size = {"global_smem": 0}, 0
     for align, kind, name, count in re.findall(r"\.shared\s+\.align (\d+) \.(\w+) (\w+)\[(\d+)\]", text):
         size = -(-size // int(align)) * int(align)
         shared[name] = size
         size += int(count) * WIDTHS[kind] // 8
-    head, _, rest = text[text.index(".entry") :].partition("{")
+    head, _, rest = text[text.index(f".entry {entry}") :].partition("{")
     body = _named(rest[: _end(rest)])
     body = re.sub(r"^\s*\.(loc|file|section|pragma|reg|shared)\b[^\n]*$", "", body, flags=re.MULTILINE)
     instructions: list[Instruction] = []
@@ -67,7 +67,7 @@ def parse(ptx: str) -> Program:
         tuple(instructions),
         labels,
         tuple((name, kind) for kind, name in re.findall(r"\.param\s+\.(\w+)[^,)]*?\b(\w+_param_\d+)", head)),
-        int(re.search(r"\.reqntid (\d+)", head)[1]),  # type: ignore[index]
+        int(re.search(r"\.(?:req|max)ntid (\d+)", head)[1]),  # type: ignore[index]
         shared,
         size,
     )

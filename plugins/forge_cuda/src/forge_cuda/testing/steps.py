@@ -132,9 +132,7 @@ class Run:
     def stage(self, *spans: tuple[int, int, int]) -> StepInputs:
         """Spans that each end their sequence so far: their last rows are wanted."""
         kv: Any = self
-        staged: Any = [
-            (Sequence(i, self.tokens[i][: start + length]), start, length) for i, start, length in spans
-        ]  # fmt: skip
+        staged: Any = [(Sequence(i, self.tokens[i][: start + length]), start, length) for i, start, length in spans]
         return self.backend.stage(Batch(tuple(Span(*span) for span in staged)), kv, self.pages)
 
     def step(self, *spans: tuple[int, int, int]) -> torch.Tensor:
