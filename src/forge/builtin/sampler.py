@@ -181,7 +181,7 @@ def row_sampling(rows: Seq[Row], mask_words: int, constant: Columns) -> RowSampl
             banned_starts=_starts(len(ids) for ids in banned),
             banned_ids=np.array([token for ids in banned for token in ids], dtype=np.int64),
         )
-    if any([row.mask is not None for row in rows]):
+    if any(row.mask is not None for row in rows):
         everything = np.full(mask_words, -1, dtype=np.int32)
         columns["masks"] = np.stack([everything if row.mask is None else row.mask for row in rows])
     targets = [row.target for row in rows]

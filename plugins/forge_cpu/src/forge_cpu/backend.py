@@ -67,7 +67,7 @@ class CpuBackend(Backend):
         self, native: ModuleType, device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None
     ) -> None:
         super().__init__(device_index, 1, DenseOptions())  # torch's own threads would only disturb
-        options = options or CpuOptions()
+        self.options = options = options or CpuOptions()
         sets = native.isas()
         isa = sets[0] if options.isa == "auto" else options.isa
         if isa not in sets:
