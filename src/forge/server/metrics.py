@@ -127,6 +127,12 @@ class Metrics:
         """The engine's own figures, for the registry."""
         yield GaugeMetricFamily("forge:engine_up", "Whether the engine takes requests.", self._client.state == "ready")
         yield CounterMetricFamily("forge:engine_restarts", "How often it died and was started.", self._client.restarts)
+        if (info := self._client.info) is not None:
+            shape = GaugeMetricFamily(
+                "forge:cache_config_info", "The KV cache's shape.", None, ("block_size", "num_blocks")
+            )
+            shape.add_metric((str(info.block_size), str(info.num_blocks)), 1)
+            yield shape
         report = self._report
         if report is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,6 +142,8 @@ async def _load(service: Service, registry: Registry, model_path: Path) -> None:
     """Read the tokenizer and the chat template, in a thread, while the engine loads the weights; wait for both."""
     service.text = await asyncio.to_thread(_read_text, registry, model_path)
     await service.client.ready()
+    gc.collect()
+    gc.freeze()  # modules and vocabulary stay: later collections needn't look at them
 
 
 def _read_text(registry: Registry, model_path: Path) -> TextParts:
