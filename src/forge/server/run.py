@@ -8,10 +8,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import hypercorn.asyncio.run
+import hypercorn.protocol
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
+from hypercorn.events import RawData
+from hypercorn.protocol.events import Body, Response
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import H11Protocol
 
 from forge.components import open_checkpoint, optional_component
 from forge.config import Config
@@ -100,6 +106,26 @@ async def drain(service: Service, seconds: float) -> None:
         await in_flight.idle(LAST_WORDS_SECONDS)
 
 
+class _Http1(H11Protocol):
+    """Hypercorn's HTTP/1, with a shorter way for the chunks of a stream: at 32 streams those are most of its work.
+
+    h11 frames chunks (RFC 9112, section 7.1) without remembering them, so that they needn't pass through it.
+    """
+
+    _chunked = False
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Body) and self._chunked and event.data:
+            await self.send(RawData(data=b"%x\r\n%b\r\n" % (len(event.data), event.data)))
+            return
+        await super().stream_send(event)
+        if isinstance(event, Response):
+            framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in event.headers)
+            http = self.connection  # of a websocket it's something else
+            http11 = isinstance(http, h11.Connection) and http.their_http_version == b"1.1"
+            self._chunked = not framed and http11 and http.our_state is h11.SEND_BODY
+
+
 class _Connection(TCPServer):
     """Hypercorn's connection, which by itself notices only at its idle time-out that an idle client has left: until
     then each one would hold a descriptor.
@@ -110,7 +136,8 @@ class _Connection(TCPServer):
         await self.idle_task.stop()
 
 
-vars(hypercorn.asyncio.run)["TCPServer"] = _Connection  # Hypercorn has no setting for it
+vars(hypercorn.asyncio.run)["TCPServer"] = _Connection  # Hypercorn has no setting for either
+vars(hypercorn.protocol)["H11Protocol"] = _Http1
 
 
 class _Settings(HypercornConfig):
