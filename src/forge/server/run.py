@@ -14,7 +14,7 @@ import hypercorn.protocol
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
-from hypercorn.events import RawData
+from hypercorn.events import Event, RawData
 from hypercorn.protocol.events import Body, Response
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H11Protocol
@@ -130,6 +130,14 @@ class _Connection(TCPServer):
     """Hypercorn's connection, which by itself notices only at its idle time-out that an idle client has left: until
     then each one would hold a descriptor.
     """
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData) and not self.send_lock.locked() and not self.writer.transport.is_closing():
+            self.writer.write(event.data)
+            if not self.writer.transport.get_write_buffer_size():
+                return  # all of it is with the system: nothing to wait for
+            event = RawData(data=b"")
+        await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         await super()._read_data()
