@@ -3,7 +3,8 @@
     python benchmarks/safetensors_copy.py MODEL.gguf DIRECTORY
 
 Quantised weights become the floats that they stand for, rounded to bfloat16: the same model, as near as such a server
-can serve it. What reads the file is the transformers library, for the architectures that it knows.
+can serve it. What reads the file is the transformers library (5.17 or later, with accelerate), for the architectures
+that it knows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import gguf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 
 def copy(source: Path, target: Path) -> None:
@@ -22,7 +23,12 @@ def copy(source: Path, target: Path) -> None:
     template = gguf.GGUFReader(source).get_field("tokenizer.chat_template")
     if template is not None:
         tokenizer.chat_template = str(template.contents())
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 

@@ -37,6 +37,7 @@ async def deltas(
     Errors: what ended an answer, or `EngineUnavailable` once `cut` is set. Answers aren't aborted here.
     """
     bell = asyncio.Event()
+    bell.set()  # something may have come already
     silent = _Silence(silence, bell)
     cutting = asyncio.create_task(cut.wait())
     cutting.add_done_callback(lambda _: bell.set())
@@ -45,29 +46,30 @@ async def deltas(
     reading = dict(enumerate(answers))
     try:
         while reading:
+            await bell.wait()
             bell.clear()
-            quiet = True
-            for prompt, answer in list(reading.items()):
-                if cut.is_set():
-                    raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
-                delta = answer.take()
-                if delta is None:
-                    if answer.over:
-                        del reading[prompt]
-                    continue
-                if delta.error is not None:
-                    raise delta.error.exception()
-                quiet = False
-                silent.broken()
-                yield prompt, delta
-            if quiet and reading:
-                await bell.wait()
-                if silent.due():
-                    yield None
+            if silent.due():
+                yield None
+            for prompt, answer in tuple(reading.items()):
+                while (delta := _taken(answer, cut)) is not None:
+                    silent.broken()
+                    yield prompt, delta
+                if answer.over:
+                    del reading[prompt]
     finally:
         silent.stop()
         cutting.cancel()
         await asyncio.gather(cutting, return_exceptions=True)
+
+
+def _taken(answer: Answer, cut: asyncio.Event) -> Delta | None:
+    """The answer's next delta, if there is one. Errors: as `deltas`."""
+    if cut.is_set():
+        raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
+    delta = answer.take()
+    if delta is not None and delta.error is not None:
+        raise delta.error.exception()
+    return delta
 
 
 class _Silence:

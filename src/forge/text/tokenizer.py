@@ -5,8 +5,8 @@ The engine underneath is the `tokenizers` library. Knows nothing of models, requ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from forge.errors import InvalidRequest
@@ -33,7 +33,11 @@ class Tokenizer:
     token_bytes: tuple[bytes, ...]
 
     def __init__(self, parts: TokenizerParts) -> None:
-        self._parts = parts
+        self._texts = parts.texts
+        self._lead = parts.lead
+        self._make_engines: Callable[[], Engines] | None = parts.engines
+        self._made: Engines | None = None
+        self._making = Lock()
         self.vocab_size = len(parts.token_bytes)
         self.bos_token_id = parts.bos_id
         self.eos_token_ids = parts.eos_ids
@@ -42,13 +46,17 @@ class Tokenizer:
         # The unknown token stands in for characters that the vocabulary lacks, so it may come from plain text.
         self._forbidden = parts.special_ids - {parts.unknown_id}
 
-    @cached_property
-    def _engines(self) -> Engines:
-        return self._parts.engines()
-
     def prepare(self) -> None:
         """Make now what encoding needs. Errors: as `build_tokenizer`."""
-        _ = self._engines
+        self._engines()
+
+    def _engines(self) -> Engines:
+        with self._making:
+            if self._made is None:
+                assert self._make_engines is not None
+                self._made = self._make_engines()
+                self._make_engines = None  # it holds what the file says, some ten megabytes
+            return self._made
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """The ids of a text, in time linear in its length but for a logarithm.
@@ -62,7 +70,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             message = f"the text isn't valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at {error.start}"
             raise InvalidRequest(message) from error
-        engines = self._engines
+        engines = self._engines()
         engine = engines.parsing if parse_special else engines.plain
         with library_errors(lambda reason: InvalidRequest(f"the text can't be tokenized: {reason}")):
             # Batches of one: unlike `encode`, this lets other Python threads run meanwhile.
@@ -91,7 +99,7 @@ class Tokenizer:
         else:
             data = b"".join(self.token_raw(token) for token in ids)
         text = data.decode(errors="replace")
-        lead = self._parts.lead
+        lead = self._lead
         return text[len(text[:lead]) - len(text[:lead].lstrip(" ")) :] if lead else text
 
     def token_text(self, token: int) -> str:
@@ -105,13 +113,13 @@ class Tokenizer:
         """The bytes of one token, for special ones those of their text; empty for ids beyond the vocabulary."""
         if not 0 <= token < self.vocab_size:
             return b""
-        return self._parts.texts[token].encode() if token in self.special_ids else self.token_bytes[token]
+        return self._texts[token].encode() if token in self.special_ids else self.token_bytes[token]
 
     def _check_plain(self, ids: Sequence[int]) -> None:
         """No plain text may become a control token. Only a vocabulary whose own merges spell one can get here."""
         if not self._forbidden.isdisjoint(ids):
             token = next(token for token in ids if token in self._forbidden)
-            text = self._parts.texts[token]
+            text = self._texts[token]
             raise InvalidRequest(f"this tokenizer can't encode {text!r} as plain text, only as a special token")
 
 
