@@ -16,14 +16,15 @@ import hypercorn.asyncio.run
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
+from hypercorn.events import Event, Updated
 
-from forge import __version__
 from forge.assemble import optional_component
 from forge.config import Config
 from forge.engine.supervisor import EngineClient
 from forge.errors import ConfigError
 from forge.models import ALIASES
 from forge.server.app import create_app
+from forge.server.conditions import Conditions, conditions, weights_digest
 from forge.server.request_log import RequestLog
 from forge.server.service import Service, TextParts
 from forge.server.structured import Lowering
@@ -59,9 +60,7 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
     service = Service(client, model_id, names, lowering=lowering)
     app = create_app(config, service)
     if config.server.request_log is not None:
-        fingerprint = f"forge-{__version__}-{config.backend.name}"
-        log_path = Path(config.server.request_log)
-        client.observers.append(RequestLog(log_path, config.server.request_log_redact, model_id, fingerprint))
+        client.observers.append(_request_log(config, registry, client, model_id, model_path))
     with listen(config.server.host, config.server.port) as listening:
         registry.notify("forge_app_created", app=app, client=client)
         stop = _signals()
@@ -73,6 +72,19 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
             await run(app, service, listening, config.server.drain_timeout, stop, loading)
         finally:
             await client.stop()
+
+
+def _request_log(
+    config: Config, registry: Registry, client: EngineClient, model_id: str, model_path: Path
+) -> RequestLog:
+    assert config.server.request_log is not None
+    weights = weights_digest(model_path)
+
+    def describe() -> Conditions:
+        assert client.info is not None, "no request is taken before the engine is loaded"
+        return conditions(config, registry, client.info, weights)
+
+    return RequestLog(Path(config.server.request_log), config.server.request_log_redact, model_id, describe)
 
 
 async def run(
@@ -156,12 +168,21 @@ class Listening(socket.socket):
 
 class _Connection(TCPServer):
     """Hypercorn's connection, which by itself notices only at its idle time-out that an idle client has left: until
-    then each one would hold a descriptor.
+    then each one would hold a descriptor. An answer that ends after its client has left would start that timer anew,
+    and hold three tasks.
     """
+
+    _left = False
 
     async def _read_data(self) -> None:
         await super()._read_data()
+        self._left = True
         await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Hand something to the client or to the timer."""
+        if not (self._left and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
 
 vars(hypercorn.asyncio.run)["TCPServer"] = _Connection  # Hypercorn has no setting for it
