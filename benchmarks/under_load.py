@@ -259,8 +259,8 @@ async def overload(model: str, arguments: Sequence[str], seconds: float) -> None
         print(f"accepted: {statistics.median(e2e):.2f} s median, {percentile(e2e, 0.99):.2f} s p99 end to end; "
               f"queue empty {drained:.1f} s after the load")  # fmt: skip
         soon = ", ".join(f"{outcome.e2e:.3f}" for outcome in after)
-        print(f"alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s end to end before; the first three once the "
-              f"last answer had come: {soon} s")  # fmt: skip
+        print(f"alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s end to end before; the first three once "
+              f"the last answer had come: {soon} s")  # fmt: skip
         print(f"sustained right afterwards: {rate_after:.1f} requests/s; most that waited: {waiting:.0f}")
         print(f"resident: {memory >> 20} MiB before, {peak >> 20} at most during the load, "
               f"{resident(server) >> 20} after")  # fmt: skip

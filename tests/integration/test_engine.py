@@ -380,7 +380,7 @@ def test_prompt_scores_are_the_models_and_come_once(
 
 
 def test_simultaneous_requests_with_one_new_prefix_compute_it_once(tiny_engine: Engine, refit: Refit, run: Run) -> None:
-    """The prompts differ in their last tokens only, in the middle of a block."""
+    """Each prompt differs from the first one a token later than the one before it, around a border of blocks."""
     shared = prompt(3, 200)
     requests = [
         Request(f"s{i}", [*shared[: 190 + i], *prompt(50 + i, 10 - i)], GREEDY, max_tokens=6, ignore_eos=True)
@@ -400,8 +400,8 @@ def test_simultaneous_requests_with_one_new_prefix_compute_it_once(tiny_engine: 
     answers = run(engine, *requests)
     assert [answers.tokens(request.id) for request in requests] == cold
     found = [answers.last(request.id).usage.cached_tokens for request in requests]
-    assert found == [0] + [176] * 7, "whole blocks of 16 of the first 190"
-    assert sum(rows) == 200 + 7 * 24 + 8 * 5
+    assert found == [0, 176, 176, 192, 192, 192, 192, 192], "whole blocks of 16 that somebody before has"
+    assert sum(rows) == 8 * 200 - sum(found) + 8 * 5
 
 
 def test_the_better_priority_is_answered_first(tiny_engine: Engine, refit: Refit, run: Run) -> None:

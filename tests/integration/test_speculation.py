@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,7 +130,7 @@ def critical(freedom: int) -> float:
     return freedom * (1 - spread + 3.719 * spread**0.5) ** 3
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.85)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(2.0, 1.0), (2.0, 0.97)])
 def test_tokens_beside_and_after_drafts_are_drawn_from_the_models_own_distribution(
     cpu_engine: Engine, refit: Refit, run: Run, temperature: float, top_p: float
 ) -> None:
@@ -143,7 +144,7 @@ def test_tokens_beside_and_after_drafts_are_drawn_from_the_models_own_distributi
     engine = refit(cpu_engine, drafter=Always(drafts), max_queue=4000)
     answers = run(engine, *seeds)
     drawn = [tuple(answers.tokens(request.id)) for request in seeds]
-    assert sum(answers.last(request.id).usage.accepted_tokens for request in seeds) > 200
+    assert sum(answers.last(request.id).usage.accepted_tokens for request in seeds) > 50
     for place, pool in (1, drawn), (2, [each for each in drawn if each[1] == drafts[0]]):
         expected = torch.zeros(engine.parts.model.vocab_size, dtype=torch.float64)
         for before, count in Counter(each[:place] for each in pool).items():

@@ -447,7 +447,7 @@ def busy(clock: Callable[[float], None], waiting: int, each: float) -> Simulated
         engine.step()
         clock(each)
     for number in range(10, waiting):
-        engine.submit(sequence(100 + number, 3, answer=1))
+        engine.scheduler.add(sequence(100 + number, 3, answer=1))
     assert len(engine.scheduler.waiting) == waiting
     return engine
 
