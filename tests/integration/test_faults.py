@@ -137,12 +137,12 @@ def test_time_limits_end_what_waits_and_what_runs_too_long(tmp_path: Path, model
 
 
 HUNGRY = '''
-"""A CPU backend that asks for more memory than there is."""
+"""A backend that asks for more memory than there is."""
 import torch
 from forge import Component, hookimpl
-from forge_cpu.backend import CpuBackend
+from forge.interfaces.backend import Backend
 
-class Hungry(CpuBackend):
+class Hungry(Backend):
     def kv_pages(self, layer, blocks, block_size):
         torch.empty(1 << 46, dtype=torch.uint8).fill_(1)
 
