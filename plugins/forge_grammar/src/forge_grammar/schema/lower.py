@@ -37,7 +37,7 @@ def lower(schema: object, options: GrammarOptions) -> Program:
         arrays=arrays,
         objects=objects,
         languages=[language.to_bytes() for language in builder.languages],
-        any_key_order=options.key_order == "any",
+        any_key_order=options.key_order != "schema",
         whitespace=options.whitespace,
     )
 
