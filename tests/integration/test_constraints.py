@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from forge.engine.channel import LocalChannel
 from forge.engine.constraining import ConstrainedDrafter, Constraining
 from forge.engine.engine import Engine
-from forge.engine.request import Request
+from forge.engine.request import Accepted, Refused, Request, Submit
 from forge.errors import InvalidRequest
 from forge.interfaces.constraint import Constraint, Grammar, MaskRow, Matcher, Vocabulary
 from forge.interfaces.drafter import Drafter, as_draft
@@ -78,6 +79,8 @@ class ParityConstraint(Constraint):
 
     def compile(self, lowered: bytes, vocabulary: Vocabulary) -> Grammar:
         length, _, broken = lowered.decode().partition(" ")
+        if broken == "compile":
+            raise RuntimeError("I do not understand")
         return Parity(int(length), vocabulary.size, broken)
 
 
@@ -207,6 +210,23 @@ def test_a_failing_matcher_ends_its_own_answer_with_an_error_and_no_other(
     assert "constraint" in last.error.message or "no mask today" in last.error.message
     assert follows(answers.tokens("good"))
     assert answers.last("free").finish_reason in ("stop", "length")
+
+
+def test_a_constraint_that_cannot_be_compiled_refuses_its_own_request_and_no_other(
+    constrained: Callable[..., Engine],
+) -> None:
+    engine, heard = constrained(), list[Any]()
+    channel = LocalChannel(heard.append)
+    for each in (request("good"), request("bad", "12 compile"), request("free", None)):
+        channel.put(Submit(each))
+    assert engine.admit(channel)
+    while not engine.idle:
+        heard += engine.step()
+    engine.check()
+    assert [message.request_id for message in heard if isinstance(message, Accepted)] == ["good", "free"]
+    [refused] = [message for message in heard if isinstance(message, Refused)]
+    assert (refused.request_id, refused.error.code) == ("bad", "internal_error")
+    assert "I do not understand" in refused.error.message
 
 
 def test_a_constraint_is_refused_where_there_is_no_component(tiny_engine: Engine, refit: Refit) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 import pytest
@@ -424,6 +424,59 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     engine.scheduler.check(3, 10, 5)  # 5 wait, those that run don't count
     with pytest.raises(InvalidRequest, match="11 answers"):
         engine.scheduler.check(3, 10, 11)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that moves the time the scheduler sees."""
+    now = [1000.0]
+    monkeypatch.setattr("forge.builtin.scheduler.time.monotonic", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+def busy(clock: Callable[[float], None], waiting: int, each: float) -> SimulatedEngine:
+    """One seat, somebody leaves every `each` seconds, and so many more wait."""
+    engine = SimulatedEngine(paged(1000), evolve(LIMITS, max_batch_size=1, queue_timeout=60.0))
+    for number in range(40):
+        engine.submit(sequence(number, 3, answer=1))
+    for _ in range(30):
+        engine.step()
+        clock(each)
+    for number in range(10, waiting):
+        engine.scheduler.add(sequence(100 + number, 3, answer=1))
+    assert len(engine.scheduler.waiting) == waiting
+    return engine
+
+
+def test_a_queue_that_would_take_longer_than_its_limit_says_how_long(clock: Callable[[float], None]) -> None:
+    engine = busy(clock, waiting=40, each=2.0)  # 80 seconds
+    with pytest.raises(QueueFull, match=r"40 sequences wait, which takes 80 s, more than 60") as refused:
+        engine.scheduler.check(3, 10, 1)
+    assert refused.value.retry_after == 40
+
+
+def test_a_queue_that_moves_fast_enough_takes_more(clock: Callable[[float], None]) -> None:
+    busy(clock, waiting=40, each=1.0).scheduler.check(3, 10, 1)
+    engine = busy(clock, waiting=40, each=2.0)
+    engine.scheduler.limits = evolve(engine.scheduler.limits, queue_timeout=0.0)
+    engine.scheduler.check(3, 10, 1)
+
+
+def test_quiet_times_do_not_make_a_queue_look_slow(clock: Callable[[float], None]) -> None:
+    """Sixteen requests within an hour, each served at once, say nothing of how long the next ones would wait."""
+    engine = SimulatedEngine(paged(1000), evolve(LIMITS, max_batch_size=2, queue_timeout=60.0))
+    for number in range(40):
+        engine.submit(sequence(number, 3, answer=1))
+        engine.step()
+        clock(90.0)
+    for number in range(100, 110):
+        engine.scheduler.check(3, 10, 1)
+        engine.submit(sequence(number, 3, answer=20))
+        engine.step()
 
 
 # -- aborts

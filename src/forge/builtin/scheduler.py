@@ -86,7 +86,7 @@ class ContinuousScheduler(Scheduler):
         self._budget = limits.max_prefill_tokens
         """Prompt tokens of this step."""
         self._starts: deque[float] = deque(maxlen=STARTS)
-        """When the last sequences left the queue."""
+        """When the last sequences left the queue, as far back as somebody has waited all the time."""
         self._prices = cost if self.options.drafts == "auto" else None
         """What drafts are weighed by, if they are."""
 
@@ -191,6 +191,8 @@ class ContinuousScheduler(Scheduler):
             self._budget = self._prompt_tokens(len(decodes))
         if self._waiting and self.preemptions == preemptions:
             prompts += self._admit(prompts)
+        if not self._waiting:
+            self._starts.clear()  # how often somebody comes doesn't say how fast a queue moves
         chunks = self._chunks(prompts)
         kept = self._worthwhile(drafts, decodes, len(decodes) + sum(chunks))
         spans = [self._decode(seq, kept.get(seq.id, NO_DRAFT)) for seq in decodes]
