@@ -43,8 +43,11 @@ class GrammarConstraint(interface.Constraint):
         self._lock = Lock()
 
     def lower(self, kind: str, spec: object) -> bytes:
+        from forge_grammar.regular import Limits, limited
+
         try:
-            return self._lowered(kind, spec)
+            with limited(Limits(self.options.max_states, self.options.max_work)):
+                return self._lowered(kind, spec)
         except RecursionError as error:
             raise InvalidRequest("it is nested too deeply") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forge_grammar.options import GrammarOptions
-from forge_grammar.program import NONE, ObjectShape, Program, RootKind, TypeNode
+from forge_grammar.program import ObjectShape, Program, RootKind, TypeNode
 from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.build import Builder
 from forge_grammar.schema.collection import collection_paused

@@ -53,7 +53,9 @@ class Parts(Listed, Unevaluated):
             case "not":
                 return self.conjunction(self.yes(self.read.schema(schema, keyword)), kind)
             case "allOf":
-                return [t for child in self.read.schemas(schema, keyword) for t in self.conjunction(self.no(child), kind)]
+                return [
+                    t for child in self.read.schemas(schema, keyword) for t in self.conjunction(self.no(child), kind)
+                ]
             case "anyOf":
                 return self._none(schema, keyword, kind, self.read.schemas(schema, keyword))
             case "oneOf":
@@ -81,7 +83,9 @@ class Parts(Listed, Unevaluated):
         return terms
 
     def _any(self, schema: dict[str, Any], keyword: str, kind: str) -> Sequence[Term]:
-        branches = [terms for child in self.read.schemas(schema, keyword) if (terms := self.conjunction(self.yes(child), kind))]
+        branches = [
+            terms for child in self.read.schemas(schema, keyword) if (terms := self.conjunction(self.yes(child), kind))
+        ]
         if not self.document.unevaluated or kind not in ("object", "array"):
             return self._union(kind, [term for terms in branches for term in terms], schema, keyword)
         # A value may match several branches, and each adds to what is evaluated: all the sets of branches.

@@ -13,8 +13,8 @@ from forge_grammar.schema.drafts import ANNOTATIONS
 from forge_grammar.schema.terms import ANY_TEXT, TRUE, UNBOUNDED
 
 if TYPE_CHECKING:
-    from forge_grammar.schema.subschemas import Info
     from forge_grammar.schema.build import Builder
+    from forge_grammar.schema.subschemas import Info
 
 _LEAF = ANNOTATIONS | {"type"}
 _SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})

@@ -33,8 +33,6 @@ from forge_grammar.schema.values import KINDS
 Term: TypeAlias = Any
 """True (null), frozenset[bool], Numbers, Strings, Arrays or Objects, by kind."""
 
-MAX_ALTERNATIVES = 256
-MAX_WORK = 400_000
 _PROBE_DEPTH = 4
 
 TOPS: dict[str, Term] = {
@@ -65,8 +63,8 @@ class Unions:
         """Count work; refuse a schema that needs too much of it."""
         before = self._work
         self._work += amount
-        if self._work > MAX_WORK:
-            raise limit_reached("", "", "work", MAX_WORK)
+        if self._work > self._options.max_steps:
+            raise limit_reached("", "", "max_steps", self._options.max_steps)
         if before >> 8 != self._work >> 8 and time.monotonic() > self._deadline:
             raise limit_reached("", "", "max_seconds", self._options.max_seconds)
 
@@ -93,9 +91,9 @@ class Unions:
         unique = list(dict.fromkeys(_merged(kind, terms)))
         if len(unique) > 8:
             unique = list(self._alive(kind, unique))
-        if len(unique) > MAX_ALTERNATIVES:
+        if len(unique) > self._options.max_alternatives:
             pointer = self.document.pointer(schema)
-            raise limit_reached(pointer, keyword, "alternatives", MAX_ALTERNATIVES)
+            raise limit_reached(pointer, keyword, "max_alternatives", self._options.max_alternatives)
         return unique
 
     def _alive(self, kind: str, terms: Sequence[Term]) -> Sequence[Term]:
