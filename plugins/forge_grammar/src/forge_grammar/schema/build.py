@@ -99,10 +99,15 @@ class Builder:
             self.types[reserved] = node
             made = reserved
         else:
-            made = self.equal.setdefault(node, len(self.types))
-            if made == len(self.types):
-                self.types.append(node)
+            made = self.added(node)
         self._ids[conjunction] = made
+        return made
+
+    def added(self, node: TypeNode) -> int:
+        """The number of a type."""
+        made = self.equal.setdefault(node, len(self.types))
+        if made == len(self.types):
+            self.types.append(node)
         return made
 
     def _short(self, conjunction: Conjunction) -> TypeNode | None:
