@@ -72,7 +72,7 @@ class Parity(Grammar, Matcher):
 class ParityConstraint(Constraint):
     """Lowered form: the length, and what is broken."""
 
-    def lower(self, kind: str, spec: object) -> bytes:
+    def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
         raise NotImplementedError("requests of this test bring the lowered form")
 
     def compile(self, lowered: bytes, vocabulary: Vocabulary) -> Grammar:

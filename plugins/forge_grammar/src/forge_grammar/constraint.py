@@ -42,21 +42,21 @@ class GrammarConstraint(interface.Constraint):
         self._bytes = 0
         self._lock = Lock()
 
-    def lower(self, kind: str, spec: object) -> bytes:
+    def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
         from forge_grammar.regular import Limits, limited
 
         try:
             with limited(Limits(self.options.max_states, self.options.max_work)):
-                return self._lowered(kind, spec)
+                return self._lowered(kind, spec, strict)
         except RecursionError as error:
             raise InvalidRequest("it is nested too deeply") from error
 
-    def _lowered(self, kind: str, spec: object) -> bytes:
+    def _lowered(self, kind: str, spec: object, strict: bool) -> bytes:
         match kind:
             case "json_object":
-                return encode(self._schema({"type": "object"}))
+                return encode(self._schema({"type": "object"}, strict))
             case "json_schema":
-                return encode(self._schema(spec))
+                return encode(self._schema(spec, strict))
             case "regex":
                 return encode(self._regex(spec))
             case "choice":
@@ -101,7 +101,7 @@ class GrammarConstraint(interface.Constraint):
             key, oldest = self._grammars.popitem(last=False)
             self._bytes -= len(key) + oldest.nbytes
 
-    def _schema(self, schema: object) -> Program:
+    def _schema(self, schema: object, strict: bool) -> Program:
         from forge_grammar.schema import lower
 
         size = _json_size(schema)
@@ -109,7 +109,7 @@ class GrammarConstraint(interface.Constraint):
             raise InvalidRequest(
                 f"the schema has {size} bytes; constraint.options.max_schema_bytes is {self.options.max_schema_bytes}"
             )
-        return lower(schema, self.options)
+        return lower(schema, self.options.resolved(strict))
 
     def _regex(self, pattern: object) -> Program:
         from forge_grammar.regular import Language, LimitExceeded, RegexError

@@ -41,7 +41,7 @@ def remembered(size: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return under(_current.get(), *args, **kwargs)
+            return under(_current.get(), *args, **kwargs)  # type: ignore[arg-type]  # languages and numbers: hashable
 
         return call
 

@@ -29,9 +29,15 @@ def _lower(schema: object, options: GrammarOptions) -> Program:
     algebra = Algebra(document, options)
     builder = Builder(algebra)
     try:
-        root = builder.build(algebra.yes(document.root))
+        return _program(builder, builder.build(algebra.yes(document.root)), options)
     except RecursionError:
         raise SchemaError("", "", "its `allOf`, `anyOf`, `not` and the like are nested too deeply") from None
+    finally:  # they refer to each other, and should go without the garbage collection
+        vars(builder).clear()
+        vars(algebra).clear()
+
+
+def _program(builder: Builder, root: int, options: GrammarOptions) -> Program:
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
     if not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")
@@ -43,7 +49,7 @@ def _lower(schema: object, options: GrammarOptions) -> Program:
         arrays=arrays,
         objects=objects,
         languages=[language.to_bytes() for language in builder.languages],
-        any_key_order=options.key_order == "any",
+        any_key_order=options.key_order != "schema",
         whitespace=options.whitespace,
     )
 
