@@ -54,9 +54,14 @@ class Unions:
         self._deadline = time.monotonic() + options.max_seconds
         self._work = 0
         self._empty: dict[Conjunction, bool] = {}
+        self._words: dict[Conjunction, frozenset[str] | None] = {}
 
     def conjunction(self, conjunction: Conjunction, kind: str) -> Sequence[Term]:
         """The values of a kind that match a conjunction, as a union of terms."""
+        raise NotImplementedError
+
+    def kinds(self, conjunction: Conjunction) -> frozenset[str]:
+        """The kinds of values that a conjunction can have: as a short look tells, some of them none."""
         raise NotImplementedError
 
     def spend(self, amount: int) -> None:
@@ -134,10 +139,36 @@ class Unions:
         for a in some:
             for b in others:
                 self.spend(1)
+                if kind == "object" and self._told_apart(a, b):
+                    continue
                 met = _MEET[kind](a, b)
                 if met is not None and not self._doomed(kind, met, 0):
                     return True
         return False
+
+    def _told_apart(self, a: Objects, b: Objects) -> bool:
+        """Whether a key that must be there has listed values in both, none in common: sooner found than what meets."""
+        for name in a.required or b.required:
+            words = self._listed_words(child_of(a, name))
+            if words is not None:
+                others = self._listed_words(child_of(b, name))
+                if others is not None and words.isdisjoint(others):
+                    return True
+        return False
+
+    def _listed_words(self, conjunction: Conjunction) -> frozenset[str] | None:
+        """The values of a conjunction where they are a list of strings; None for others."""
+        try:
+            return self._words[conjunction]
+        except KeyError:
+            self._words[conjunction] = None  # while it is being found out
+        try:
+            terms = self.conjunction(conjunction, "string") if self.kinds(conjunction) == {"string"} else (ANY_STRING,)
+        except SchemaError:  # refused where it's needed
+            return None
+        if all(term.words is not None for term in terms):
+            self._words[conjunction] = frozenset().union(*(term.words for term in terms))
+        return self._words[conjunction]
 
 
 def _merged(kind: str, terms: Sequence[Term]) -> Sequence[Term]:
