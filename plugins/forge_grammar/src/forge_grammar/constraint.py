@@ -43,8 +43,11 @@ class GrammarConstraint(interface.Constraint):
         self._lock = Lock()
 
     def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
+        from forge_grammar.regular import Limits, limited
+
         try:
-            return self._lowered(kind, spec, strict)
+            with limited(Limits(self.options.max_states, self.options.max_work)):
+                return self._lowered(kind, spec, strict)
         except RecursionError as error:
             raise InvalidRequest("it is nested too deeply") from error
 

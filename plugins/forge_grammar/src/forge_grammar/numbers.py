@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, lru_cache
 from math import ceil, floor, lcm
 from typing import Any, NamedTuple
 
 from attrs import frozen
 
 from forge_grammar.regular import Language, LimitExceeded
+from forge_grammar.regular.limits import current_limits, remembered
 
 DIGITS = 20
 MAX_DIGITS = 400
-MAX_STATES = 40_000
 MAX_LISTED = 1_000
 
 Number = int | float | Decimal
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def number_language(
     *,
     integer: bool,
@@ -87,7 +86,7 @@ def _common_multiple(values: list[Fraction]) -> Fraction | None:
     return Fraction(lcm(*(int(value * scale) for value in values)), scale)
 
 
-@cache
+@remembered(2)
 def _unrestricted(integer: bool) -> Language:
     digits = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}})"
     if integer:
@@ -96,7 +95,7 @@ def _unrestricted(integer: bool) -> Language:
     return Language.regex(digits + rest, whole=True) - Language.regex(r"-0(\.0+)?([eE].*)?", whole=True)
 
 
-@lru_cache(maxsize=128)
+@remembered(128)
 def _written(integer: bool, whole: int, fraction: int) -> Language:
     """The texts of numbers without exponent, of at most so many digits. Digits are counted here alone: automata that
     compare and count at once have many more states.
@@ -119,7 +118,7 @@ def _most_digits(given: list[Fraction], fraction: int) -> tuple[int, int]:
     )
 
 
-@lru_cache(maxsize=128)
+@remembered(128)
 def _multiples(integer: bool, divisor: Fraction) -> Language:
     """The texts of multiples, of any length."""
     return _Numbers(integer, None, None, divisor, frozenset()).language()
@@ -273,6 +272,7 @@ class _Numbers:
         given = [bound.value for bound in (low, high) if bound] + [*apart, *([] if divisor is None else [divisor])]
         sizes = [tuple(map(len, _digits(abs(value)))) for value in given]
         self.enough_whole, self.enough_fraction = (max(1, *each) for each in zip((1, 1), *sizes))
+        self.max_states = current_limits().states
         self.ids: dict[_State, int] = {}
         self.order: list[_State] = []
 
@@ -316,8 +316,8 @@ class _Numbers:
             return -1
         at = self.ids.setdefault(state, len(self.order))
         if at == len(self.order):
-            if at >= MAX_STATES:
-                raise LimitExceeded("states of an automaton of numbers", MAX_STATES)
+            if at >= self.max_states:
+                raise LimitExceeded("DFA states", self.max_states)
             self.order.append(state)
         return at + 1
 

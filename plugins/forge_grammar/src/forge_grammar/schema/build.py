@@ -21,7 +21,6 @@ from forge_grammar.program import (
 )
 from forge_grammar.regular import INFINITE, Language, LimitExceeded
 from forge_grammar.schema.algebra import Algebra
-from forge_grammar.schema.errors import limit_reached
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
     ANY_TEXT,
@@ -43,6 +42,7 @@ from forge_grammar.schema.unions import declared_children, item_of, merged_child
 _MAX_DEPTH = 40
 _MAX_PREFIX = 4096
 _FEW = 64
+
 
 class Builder:
     """Makes types. Errors of all methods: `SchemaError`."""
@@ -93,16 +93,21 @@ class Builder:
             node = self._short(conjunction) or self._node(conjunction)
         except LimitExceeded as error:
             schema = self.algebra.schemas[min(map(abs, conjunction), default=0)]
-            raise limit_reached(self.algebra.document.pointer(schema), "", error.name, error.limit) from None
+            raise self.algebra.document.error(schema, "", f"needs {error}") from None
         reserved = self._open.pop(conjunction)
         if reserved is not None:
             self.types[reserved] = node
             made = reserved
         else:
-            made = self.equal.setdefault(node, len(self.types))
-            if made == len(self.types):
-                self.types.append(node)
+            made = self.added(node)
         self._ids[conjunction] = made
+        return made
+
+    def added(self, node: TypeNode) -> int:
+        """The number of a type."""
+        made = self.equal.setdefault(node, len(self.types))
+        if made == len(self.types):
+            self.types.append(node)
         return made
 
     def _short(self, conjunction: Conjunction) -> TypeNode | None:

@@ -1,5 +1,5 @@
-"""Python's garbage collection, kept from running in the middle of a schema: nearly all that lowering makes lives until it
-ends, so that passes over it, and over the whole process's objects with it, would cost much and free nothing.
+"""Python's garbage collection, kept from running in the middle of a schema: nearly all that lowering makes lives until
+it ends, so that passes over it, and over the whole process's objects with it, would cost much and free nothing.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def _grow(
         left = []
         for at in empty:
             node = types[at]
-            full[at] = any([_object_lives(objects[s], full) for s in node.objects]) or any(
-                [_array_lives(arrays[s], full) for s in node.arrays]
+            full[at] = any(_object_lives(objects[s], full) for s in node.objects) or any(
+                _array_lives(arrays[s], full) for s in node.arrays
             )
             if not full[at]:
                 left.append(at)
@@ -66,11 +66,11 @@ def _object_lives(shape: ObjectShape, full: Sequence[bool]) -> bool:
     if shape.maximum != NONE and max(required, shape.minimum) > shape.maximum:
         return False
     possible = sum([full[prop.type] for prop in shape.properties])
-    return possible >= shape.minimum or any([full[each.type] for each in shape.classes])
+    return possible >= shape.minimum or any(full[each.type] for each in shape.classes)
 
 
 def _object_kept(shape: ObjectShape, full: Sequence[bool]) -> ObjectShape:
-    if all([full[prop.type] for prop in shape.properties]) and all([full[each.type] for each in shape.classes]):
+    if all(full[prop.type] for prop in shape.properties) and all(full[each.type] for each in shape.classes):
         return shape
     properties = [p if full[p.type] else Property(p.name, NONE, p.required) for p in shape.properties]
     classes = [KeyClass(each.language, each.type) for each in shape.classes if full[each.type]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forge_grammar.options import GrammarOptions
-from forge_grammar.program import NONE, ObjectShape, Program, RootKind, TypeNode
+from forge_grammar.program import ObjectShape, Program, RootKind, TypeNode
 from forge_grammar.schema.algebra import Algebra
 from forge_grammar.schema.build import Builder
 from forge_grammar.schema.collection import collection_paused
@@ -29,9 +29,15 @@ def _lower(schema: object, options: GrammarOptions) -> Program:
     algebra = Algebra(document, options)
     builder = Builder(algebra)
     try:
-        root = builder.build(algebra.yes(document.root))
+        return _program(builder, builder.build(algebra.yes(document.root)), options)
     except RecursionError:
         raise SchemaError("", "", "its `allOf`, `anyOf`, `not` and the like are nested too deeply") from None
+    finally:  # they refer to each other, and should go without the garbage collection
+        vars(builder).clear()
+        vars(algebra).clear()
+
+
+def _program(builder: Builder, root: int, options: GrammarOptions) -> Program:
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
     if not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")

@@ -53,7 +53,9 @@ class Parts(Listed, Unevaluated):
             case "not":
                 return self.conjunction(self.yes(self.read.schema(schema, keyword)), kind)
             case "allOf":
-                return [t for child in self.read.schemas(schema, keyword) for t in self.conjunction(self.no(child), kind)]
+                return [
+                    t for child in self.read.schemas(schema, keyword) for t in self.conjunction(self.no(child), kind)
+                ]
             case "anyOf":
                 return self._none(schema, keyword, kind, self.read.schemas(schema, keyword))
             case "oneOf":
@@ -81,9 +83,16 @@ class Parts(Listed, Unevaluated):
         return terms
 
     def _any(self, schema: dict[str, Any], keyword: str, kind: str) -> Sequence[Term]:
-        branches = [terms for child in self.read.schemas(schema, keyword) if (terms := self.conjunction(self.yes(child), kind))]
+        children = self.read.schemas(schema, keyword)
         if not self.document.unevaluated or kind not in ("object", "array"):
-            return self._union(kind, [term for terms in branches for term in terms], schema, keyword)
+            found: list[Term] = []
+            for child in children:
+                terms = self.conjunction(self.yes(child), kind)
+                if TOPS[kind] in terms:  # nothing to add
+                    return (TOPS[kind],)
+                found += terms
+            return self._union(kind, found, schema, keyword)
+        branches = [terms for child in children if (terms := self.conjunction(self.yes(child), kind))]
         # A value may match several branches, and each adds to what is evaluated: all the sets of branches.
         if len(branches) > _MAX_SUBSETS:
             raise self.document.error(schema, keyword, f"more than {_MAX_SUBSETS} branches under unevaluated keywords")

@@ -13,8 +13,8 @@ from forge_grammar.schema.drafts import ANNOTATIONS
 from forge_grammar.schema.terms import ANY_TEXT, TRUE, UNBOUNDED
 
 if TYPE_CHECKING:
-    from forge_grammar.schema.subschemas import Info
     from forge_grammar.schema.build import Builder
+    from forge_grammar.schema.subschemas import Info
 
 _LEAF = ANNOTATIONS | {"type"}
 _SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
@@ -36,19 +36,29 @@ class Plain:
     def type_of(self, schema: Schema) -> int:
         """The type of a subschema."""
         made = self._ids.get(id(schema))
-        if made is not None:
-            return made
-        if type(schema) is dict:
-            name = schema.get("type")
-            if type(name) is str and name in _SCALARS and _LEAF.issuperset(schema):
+        if made is None:
+            made = self._leaf(schema) if type(schema) is dict else None
+            if made is None:
+                made = self._builder.type_of(self._algebra.yes(schema))
+            self._ids[id(schema)] = made
+        return made
+
+    def _leaf(self, schema: dict[str, Any]) -> int | None:
+        """The type of a scalar without more, or of listed strings; None for others."""
+        name = schema.get("type")
+        if type(name) is str and name in _SCALARS:
+            if _LEAF.issuperset(schema) or self._algebra.info(schema).scalar:
                 made = self._leaves.get(name)
                 if made is None:
                     made = self._leaves[name] = self._builder.type_of(
                         self._algebra.yes(self._algebra.kept({"type": name}))
                     )
-                self._ids[id(schema)] = made
                 return made
-        return self._builder.type_of(self._algebra.yes(schema))
+        if "enum" in schema:
+            info = self._algebra.info(schema)
+            if info.parts == ("enum",) and not info.own and (node := self._listed(schema, info)) is not None:
+                return self._builder.added(node)
+        return None
 
     def node(self, schema: dict[str, Any]) -> TypeNode | None:
         """The type of a subschema as it stands; None if it isn't plain."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
@@ -94,7 +93,7 @@ class Scalars:
     def pattern(self, schema: dict[str, Any], keyword: str, pattern: str) -> Language:
         """The language of a pattern in `schema`."""
         try:
-            return _regex(pattern)
+            return Language.regex(pattern)
         except RegexError as error:
             raise self._read.document.error(schema, keyword, f"{pattern!r:.200}: {error}") from None
         except LimitExceeded as error:
@@ -143,11 +142,6 @@ def _listed_words(pattern: str) -> frozenset[str] | None:
         else:
             words[-1] += escaped or plain
     return frozenset(words) if len(words) <= FEW else None
-
-
-@lru_cache(maxsize=1024)
-def _regex(pattern: str) -> Language:
-    return Language.regex(pattern)
 
 
 def _not_string(term: Strings) -> list[Strings]:
