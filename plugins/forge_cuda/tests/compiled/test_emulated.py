@@ -16,7 +16,9 @@ from forge_cuda.testing.samples import StoredWeight
 from forge_cuda.weights import upload
 
 CPU = torch.device("cpu")
-KERNELS = {case.name: case for case in cases()}
+DENSE = ("product F32", "product F16", "product BF16")
+"""Those are torch's own products."""
+KERNELS = {case.name: case for case in cases() if not case.name.startswith(DENSE)}
 SAMPLING = {case.name: case for case in sampling_cases()}
 QUICK = ("product Q4_K, 20 rows", "qkv, QK norm", "attention int8, spans of (3, 40, 1), window 50",
          "draws of 200: top_p 0.7")  # fmt: skip

@@ -144,7 +144,7 @@ def attend(
     }  # fmt: skip
 
     def run(order: torch.Tensor, longest: int, rows: int, keys: int, splits: int, partials: torch.Tensor,
-            lse: torch.Tensor, **options: int) -> None:  # fmt: skip
+            lse: torch.Tensor, **options: int | None) -> None:  # fmt: skip
         tiles = triton.cdiv(longest, rows // shared)
         launch(
             attention_kernel, (len(order) * tiles, spec.kv_heads, splits), q, pages.k, pages.v, pages.k_scales,
@@ -171,8 +171,10 @@ def attend(
                 SPLITS=splits, num_warps=min(4, max(1, splits * v_block // 1024)),
             )  # fmt: skip
     if len(spans.long):
-        # As large as registers allow: masks, and division by what isn't a power of two, take some.
+        # As large as registers allow: masks, and division by what isn't a power of two, take some. Told that it may use
+        # them all, the compiler doesn't spill from smaller tiles to fit more blocks, but does from the largest.
         plain = spec.k_dim == power_of_two(spec.k_dim) and shared == power_of_two(shared)
         rows = power_of_two(shared, 32 if wide else 128 if plain else 64)
-        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=8, num_stages=2, maxnreg=255)
+        most_registers = None if rows >= 128 and spec.k_dim > 64 else 255
+        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=8, num_stages=2, maxnreg=most_registers)
     return out

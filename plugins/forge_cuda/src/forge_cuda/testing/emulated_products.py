@@ -67,7 +67,7 @@ def _compile(weight_format: str, rows: int) -> str:
     options = [b"--gpu-architecture=compute_80", *(option.encode() for option in compile_options(weight_format, rows))]
     program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"products.cu", 0, [], []))
     _checked(nvrtc.nvrtcCompileProgram(program, len(options), options))
-    text = b" " * _checked(nvrtc.nvrtcGetPTXSize(program))
+    text: bytes = b" " * _checked(nvrtc.nvrtcGetPTXSize(program))
     _checked(nvrtc.nvrtcGetPTX(program, text))
     _checked(nvrtc.nvrtcDestroyProgram(program))
     return text.rstrip(b"\0").decode()
