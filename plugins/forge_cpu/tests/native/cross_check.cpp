@@ -1,5 +1,6 @@
 // A program without Python that compares every instruction set of the processor it runs on with the portable kernels, and
 // rows alone with rows among others: for processors that are emulated (scripts/test_neon.sh), where Python isn't at hand.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -83,7 +84,8 @@ void check_linear(const Kernels& kernels, const Kernels& portable, const Encodin
                              (rounding.loud > 0 ? ", auto" : "");
     const auto found = multiply(two, kernels, matrix, x.data(), kRows, rounding);
     const double error = relative_error(found, multiply(one, portable, matrix, x.data(), kRows, rounding));
-    expect(error < 1e-6, kernels.isa, what + ": differs from portable by " + std::to_string(error));
+    // Integer sums are exact on every set; floats are added in the same order, but the portable kernels round products.
+    expect(error < 4e-6, kernels.isa, what + ": differs from portable by " + std::to_string(error));
     for (int64_t count : {1, 2, 3, 5, 7, 16, 33}) {
         for (int64_t row = 0; row + count <= kRows; row += 13) {
             const auto some = multiply(one, kernels, matrix, x.data() + row * kCols, count, rounding);
@@ -136,7 +138,7 @@ void check_attention(const Kernels& kernels, const Kernels& portable, PageFormat
     const double error = relative_error(whole, attend(one, portable, format, 0, 300, false));
     expect(error < (rounded ? 1e-2 : 1e-5), kernels.isa, what + ": differs from portable by " + std::to_string(error));
     for (int64_t begin = 0; begin < 300; begin += 37) {
-        const int64_t end = begin + 1 + begin % 20;
+        const int64_t end = std::min<int64_t>(300, begin + 1 + begin % 20);
         const auto some = attend(one, kernels, format, begin, end, rounded);
         expect(std::memcmp(some.data(), whole.data() + begin * 144, some.size() * 4) == 0, kernels.isa,
                what + ": rows depend on the chunk");
