@@ -69,12 +69,14 @@ class Constraint(ABC):
     """A kind of grammar. The factory is called with no argument, or with ``options=`` where the component has some."""
 
     @abstractmethod
-    def lower(self, kind: str, spec: object) -> bytes:
+    def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
         """Check a specification and make it compact.
 
         kind: ``"json_schema"`` (the schema), ``"json_object"`` (None), ``"regex"`` (a pattern that the whole answer
-        matches), ``"choice"`` (a list of texts). Called in worker threads of the server process, never in the engine.
-        Errors: `InvalidRequest` whose `param` is the place within the specification, as a JSON pointer.
+        matches), ``"choice"`` (a list of texts). strict: the request asked for OpenAI's strict mode, whose answers have
+        their keys in the schema's order; every schema is enforced or refused either way. Called in worker threads of
+        the server process, never in the engine. Errors: `InvalidRequest` whose `param` is the place within the
+        specification, as a JSON pointer.
         """
 
     @abstractmethod

@@ -33,7 +33,7 @@ CACHE_BYTES = 64 << 20
 
 @frozen
 class JsonSchemaFormat:
-    """A named schema. strict: schemas are always enforced, or refused."""
+    """A named schema, always enforced or refused. strict: keys come in the schema's order, too."""
 
     schema: Any
     name: str | None = None
@@ -66,11 +66,12 @@ class StructuredOutputs:
 
 @frozen
 class Specification:
-    """What an answer must follow: a kind of `Constraint.lower` and what that takes. where: the field that asked."""
+    """What an answer must follow: what `Constraint.lower` takes. where: the field that asked."""
 
     kind: str
     content: Any
     where: str
+    strict: bool = False
 
 
 def specification(wire: GenerationFields) -> Specification | None:
@@ -94,7 +95,8 @@ def _of_response_format(form: ResponseFormat | None) -> list[Specification]:
         return []
     if form.json_schema is None:
         return [Specification("json_object", None, "response_format")]
-    return [Specification("json_schema", form.json_schema.schema, "response_format.json_schema.schema")]
+    asked = form.json_schema
+    return [Specification("json_schema", asked.schema, "response_format.json_schema.schema", bool(asked.strict))]
 
 
 def _of_structured_outputs(asked: StructuredOutputs | None) -> list[Specification]:
@@ -125,6 +127,10 @@ def _of_structured_outputs(asked: StructuredOutputs | None) -> list[Specificatio
 # ------------------------------------------------------------------------------------------------------------ lowering
 
 
+Key = tuple[str, bool, str]
+"""Of a result: kind, strict, content as JSON."""
+
+
 class Lowering:
     """Turns specifications into bytes, with a constraint component (None: there is none). Use it from any thread.
 
@@ -135,7 +141,7 @@ class Lowering:
         self._constraint = constraint
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="forge-lower")
         self._lock = Lock()
-        self._results: OrderedDict[tuple[str, str], Future[bytes]] = OrderedDict()
+        self._results: OrderedDict[Key, Future[bytes]] = OrderedDict()
         self._bytes = 0
 
     async def lower(self, spec: Specification | None) -> bytes | None:
@@ -162,25 +168,28 @@ class Lowering:
     def _future(self, spec: Specification) -> Future[bytes]:
         if self._constraint is None:
             raise InvalidRequest(f"{spec.where}: this server was started without constraints", param=spec.where)
-        key = (spec.kind, json.dumps(spec.content, ensure_ascii=False))  # in order: that of properties means something
+        # In order: that of properties means something.
+        key = (spec.kind, spec.strict, json.dumps(spec.content, ensure_ascii=False))
         with self._lock:
             future = self._results.get(key)
             if future is not None:
                 self._results.move_to_end(key)
                 return future
-            future = self._results[key] = self._threads.submit(self._constraint.lower, spec.kind, spec.content)
+            future = self._results[key] = self._threads.submit(
+                self._constraint.lower, spec.kind, spec.content, strict=spec.strict
+            )
         future.add_done_callback(lambda done: self._keep(key, done))
         return future
 
-    def _keep(self, key: tuple[str, str], done: Future[bytes]) -> None:
+    def _keep(self, key: Key, done: Future[bytes]) -> None:
         """Account for a result, or forget a failure."""
         with self._lock:
             if done.cancelled() or done.exception() is not None:
                 self._results.pop(key, None)
                 return
-            self._bytes += len(key[1]) + len(done.result())
+            self._bytes += len(key[-1]) + len(done.result())
             while self._bytes > CACHE_BYTES and len(self._results) > 1:
-                (_, text), oldest = self._results.popitem(last=False)
+                (*_, text), oldest = self._results.popitem(last=False)
                 self._bytes -= len(text) + (len(oldest.result()) if oldest.done() else 0)
 
 

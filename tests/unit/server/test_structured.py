@@ -24,13 +24,13 @@ class Recorder(Constraint):
     """Lowers to JSON; refuses what says so; remembers its calls, and waits for `go` in each."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any, bool]] = []
         self.go = threading.Event()
         self.go.set()
 
-    def lower(self, kind: str, spec: object) -> bytes:
+    def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
         self.go.wait(10)
-        self.calls.append((kind, spec))
+        self.calls.append((kind, spec, strict))
         if spec == {"not": {}}:
             raise InvalidRequest("no value can satisfy this schema", param="/not")
         return json.dumps([kind, spec]).encode()
@@ -71,12 +71,20 @@ async def test_every_way_to_ask_reaches_the_engine(
 ) -> None:
     response = await http.post(path, json=ASKING[path] | fields)
     assert response.status_code == 200, await response.get_json()
-    assert recorder.calls == [wanted]
+    assert recorder.calls == [(*wanted, "strict" in str(fields))]
     [request] = client.requests
     assert request.constraint == json.dumps(list(wanted)).encode()
     assert (
         list(json.loads(request.constraint)[1] or {}) == list(wanted[1] or {}) if isinstance(wanted[1], dict) else True
     )
+
+
+@pytest.mark.parametrize("strict", [None, False, True])
+async def test_strict_is_what_the_request_says(strict: bool | None, http: Any, client: Any, recorder: Recorder) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n", "strict": strict, "schema": SCHEMA}}
+    response = await http.post(CHAT, json=ASKING[CHAT] | {"response_format": form})
+    assert response.status_code == 200
+    assert recorder.calls == [("json_schema", SCHEMA, strict is True)]
 
 
 async def test_a_request_without_a_constraint_has_none(http: Any, client: Any, recorder: Recorder) -> None:
@@ -139,6 +147,13 @@ async def test_schemas_that_differ_in_order_alone_are_different(recorder: Record
         await lowering.lower(Specification("json_schema", schema, "json_schema")) for schema in (SCHEMA, turned)
     ]
     assert first != second
+
+
+async def test_a_strict_request_has_a_result_of_its_own(recorder: Recorder) -> None:
+    lowering = Lowering(recorder)
+    for strict in (False, True, False, True):
+        await lowering.lower(Specification("json_schema", SCHEMA, "json_schema", strict))
+    assert [strict for *_, strict in recorder.calls] == [False, True]
 
 
 async def test_a_refusal_is_not_remembered(recorder: Recorder) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -41,18 +42,21 @@ class GrammarConstraint(interface.Constraint):
         self._bytes = 0
         self._lock = Lock()
 
-    def lower(self, kind: str, spec: object) -> bytes:
+    def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
+        from forge_grammar.regular import Limits, limited
+
         try:
-            return self._lowered(kind, spec)
+            with limited(Limits(self.options.max_states, self.options.max_work)):
+                return self._lowered(kind, spec, strict)
         except RecursionError as error:
             raise InvalidRequest("it is nested too deeply") from error
 
-    def _lowered(self, kind: str, spec: object) -> bytes:
+    def _lowered(self, kind: str, spec: object, strict: bool) -> bytes:
         match kind:
             case "json_object":
-                return encode(self._schema({"type": "object"}))
+                return encode(self._schema({"type": "object"}, strict))
             case "json_schema":
-                return encode(self._schema(spec))
+                return encode(self._schema(spec, strict))
             case "regex":
                 return encode(self._regex(spec))
             case "choice":
@@ -97,15 +101,15 @@ class GrammarConstraint(interface.Constraint):
             key, oldest = self._grammars.popitem(last=False)
             self._bytes -= len(key) + oldest.nbytes
 
-    def _schema(self, schema: object) -> Program:
+    def _schema(self, schema: object, strict: bool) -> Program:
         from forge_grammar.schema import lower
 
-        size = len(json.dumps(schema, ensure_ascii=False).encode(errors="surrogatepass"))
+        size = _json_size(schema)
         if size > self.options.max_schema_bytes:
             raise InvalidRequest(
                 f"the schema has {size} bytes; constraint.options.max_schema_bytes is {self.options.max_schema_bytes}"
             )
-        return lower(schema, self.options)
+        return lower(schema, self.options.resolved(strict))
 
     def _regex(self, pattern: object) -> Program:
         from forge_grammar.regular import Language, LimitExceeded, RegexError
@@ -134,6 +138,14 @@ class GrammarConstraint(interface.Constraint):
         if language.is_empty:
             raise InvalidRequest(empty)
         return Program(RootKind.TEXT, 0, languages=[language.to_bytes()])
+
+
+def _json_size(value: object) -> int:
+    """The bytes of a value as compact JSON."""
+    try:
+        return len(msgspec.json.encode(value))
+    except (UnicodeEncodeError, OverflowError):  # lone surrogates, long integers
+        return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 class CompiledGrammar(interface.Grammar):
