@@ -1,5 +1,6 @@
 // Attention's units of work and their merging; compiled once per instruction set. See attention.hpp.
 
+#include "attention_pairs.hpp"
 #include "attention_tiles.hpp"
 #include "operation_kernels.hpp"
 #include "pool.hpp"
@@ -21,10 +22,13 @@ struct Scratch {
     std::byte* values;
     float* key_scales;
     float* value_scales;
+    std::byte* pair_keys;  // a partition, and rows' weights, for products of pairs
+    std::byte* pair_values;
+    std::byte* pair_weights;
 };
 
 struct Sizes {
-    int64_t scores, partial, running, queries, keys, values, scales, total;
+    int64_t scores, partial, running, queries, keys, values, scales, pair_keys, pair_values, pair_weights, total;
 };
 
 constexpr int64_t lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -40,7 +44,15 @@ Sizes scratch_sizes(const AttentionShape& shape, const PageLayout& layout) {
     s.keys = copies ? lines(kPartition * layout.k_dim * layout.element_bytes) : 0;
     s.values = copies ? lines(kPartition * layout.v_stride * layout.element_bytes) : 0;
     s.scales = copies ? lines(kPartition * 4) : 0;
-    s.total = s.scores + s.partial + s.running + s.queries + s.keys + s.values + 2 * s.scales;
+#if defined(FORGE_HAS_PAIR_PRODUCTS)
+    if (takes_pairs(shape, layout.format, true)) {
+        s.pair_keys = kPartition * lines(layout.k_dim * 2);
+        s.pair_values = kPartition * layout.v_stride * 2;
+        s.pair_weights = kMostRows * kWeightBytes;
+    }
+#endif
+    s.total = s.scores + s.partial + s.running + s.queries + s.keys + s.values + 2 * s.scales + s.pair_keys +
+              s.pair_values + s.pair_weights;
     return s;
 }
 
@@ -60,6 +72,9 @@ Scratch carve(std::byte* at, const Sizes& sizes) {
     s.values = take(sizes.values);
     s.key_scales = floats(sizes.scales);
     s.value_scales = floats(sizes.scales);
+    s.pair_keys = take(sizes.pair_keys);
+    s.pair_values = take(sizes.pair_values);
+    s.pair_weights = take(sizes.pair_weights);
     return s;
 }
 
@@ -100,14 +115,15 @@ void copy_group(const PagesView& pages, const int64_t* blocks, int64_t kv_head, 
     part.value_scales[group] = scratch.value_scales + group * 16;
 }
 
-// Find groups [first, last) of a partition for a sequence whose last visible position is `end - 1`.
+// Find groups [first, last) of a partition for a sequence whose last visible position is `end - 1`. whole: all 16
+// values of a group will be read, visible or not.
 void locate(const PagesView& pages, const int64_t* blocks, int64_t kv_head, int64_t part_begin, int first, int last,
-            int64_t end, const Scratch& scratch, Partition& part) {
+            int64_t end, bool whole, const Scratch& scratch, Partition& part) {
     const PageLayout& l = pages.layout;
     for (int group = first; group < last; ++group) {
         const int64_t position = part_begin + group * 16;
         const int64_t offset = position % l.block_size;
-        const int64_t needed = end - position < 16 ? end - position : 16;
+        const int64_t needed = whole || end - position > 16 ? 16 : end - position;
         if (l.key_lanes != 16 || offset % 16 != 0 || offset + needed > l.block_size) {
             copy_group(pages, blocks, kv_head, position, end - 1, group, scratch, part);
             continue;
@@ -216,6 +232,47 @@ void pack_queries(const AttentionCall& call, const AttentionUnit& unit, float* p
     }
 }
 
+#if defined(FORGE_HAS_PAIR_PRODUCTS)
+uint32_t round_bf16(float x) {
+    const auto bits = peek<uint32_t>(&x);
+    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// The same in pairs of dims, [k_dim / 2][R].
+void pack_query_pairs(const AttentionCall& call, const AttentionUnit& unit, uint32_t* packed) {
+    const AttentionShape& shape = call.shape;
+    const int64_t rows = unit.positions * unit.heads, pairs = shape.k_dim / 2;
+    for (int64_t first = 0; first < rows;) {
+        const int together = rows_together(rows - first);
+        for (int r = 0; r < together; ++r) {
+            const int64_t row = first + r;
+            const float* q = call.q + (unit.first_row + row / unit.heads) * call.q_stride +
+                             (unit.first_head + row % unit.heads) * shape.k_dim;
+            uint32_t* to = packed + first * pairs + r;
+            for (int64_t i = 0; i < pairs; ++i)
+                to[i * together] = round_bf16(q[2 * i] * shape.scale) | round_bf16(q[2 * i + 1] * shape.scale) << 16;
+        }
+        first += together;
+    }
+}
+
+void attend_in_pairs(int rows, const uint32_t* q, const Partition& part, const Range* seen, const AttentionCall& call,
+                     const Scratch& s, float* out) {
+    const PairPartition pairs{s.pair_keys, s.pair_values};
+    const int64_t k_dim = call.shape.k_dim, stride = call.pages.layout.v_stride;
+    switch (rows) {
+        case 1: return attend_pairs<1>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 2: return attend_pairs<2>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 3: return attend_pairs<3>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 4: return attend_pairs<4>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 6: return attend_pairs<6>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 8: return attend_pairs<8>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        default: return attend_pairs<12>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+    }
+}
+#endif
+
 Range seen_by(int64_t position, int64_t window, int64_t part_begin) {
     const int64_t end = position + 1 - part_begin;
     const int64_t begin = window > 0 ? end - window : 0;
@@ -233,7 +290,16 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
     const int64_t kv_head = unit.first_head / (shape.heads / shape.kv_heads);
     const int64_t* blocks = call.block_table + unit.span * call.table_stride;
     const int64_t end = unit.first_position + unit.positions;
-    pack_queries(call, unit, scratch.queries);
+#if defined(FORGE_HAS_PAIR_PRODUCTS)
+    const bool in_pairs = takes_pairs(shape, layout.format, call.rounded);
+    auto* query_pairs = reinterpret_cast<uint32_t*>(scratch.queries);
+    if (in_pairs)
+        pack_query_pairs(call, unit, query_pairs);
+    else
+#else
+    constexpr bool in_pairs = false;
+#endif
+        pack_queries(call, unit, scratch.queries);
     for (int64_t row = 0; row < rows; ++row) scratch.running[row * row_floats + stride] = kNothing;
     for (int64_t p = unit.first_part; p < unit.last_part; ++p) {
         const int64_t part_begin = p * kPartition;
@@ -241,8 +307,11 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
         const int64_t begin = shape.window > 0 ? unit.first_position + 1 - shape.window - part_begin : 0;
         const int64_t stop = end - part_begin < kPartition ? end - part_begin : kPartition;
         Partition part;
-        locate(call.pages, blocks, kv_head, part_begin, begin > 0 ? static_cast<int>(begin / 16) : 0,
-               static_cast<int>((stop + 15) / 16), end, scratch, part);
+        const int first = begin > 0 ? static_cast<int>(begin / 16) : 0, last = static_cast<int>((stop + 15) / 16);
+        locate(call.pages, blocks, kv_head, part_begin, first, last, end, in_pairs, scratch, part);
+#if defined(FORGE_HAS_PAIR_PRODUCTS)
+        if (in_pairs) make_pairs(part, first, last, shape.k_dim, stride, {scratch.pair_keys, scratch.pair_values});
+#endif
         for (int64_t row = 0; row < rows;) {
             const int together = rows_together(rows - row);
             Range seen[kMostRows];
@@ -251,8 +320,13 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
             const bool split = unit.partials >= 0;
             float* out = split ? call.partials + unit.partials + ((p - unit.tile_part) * rows + row) * row_floats
                                : scratch.partial;
-            attend<Stored>(together, scratch.queries + row * shape.k_dim, part, seen, shape.k_dim, stride,
-                           scratch.scores, out);
+#if defined(FORGE_HAS_PAIR_PRODUCTS)
+            if (in_pairs)
+                attend_in_pairs(together, query_pairs + row * (shape.k_dim / 2), part, seen, call, scratch, out);
+            else
+#endif
+                attend<Stored>(together, scratch.queries + row * shape.k_dim, part, seen, shape.k_dim, stride,
+                               scratch.scores, out);
             for (int r = 0; !split && r < together; ++r)
                 merge_row(scratch.running + (row + r) * row_floats, out + r * row_floats, stride);
             row += together;

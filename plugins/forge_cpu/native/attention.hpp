@@ -69,6 +69,7 @@ struct AttentionCall {
     std::int64_t out_stride;
     float* partials;
     std::byte* scratch;
+    bool rounded;  // products may take operands rounded to bfloat16, where the instruction set has such products
 };
 
 // The fields of a call that come from the plan, which must outlive it; the others are zero.

@@ -86,6 +86,7 @@ void run_attention(BoundPool& pool, Array<const float, 3> q, const Pages& pages,
     call.table_stride = static_cast<std::int64_t>(block_table.shape(1));
     call.out = out.data();
     call.out_stride = heads * l.v_dim;
+    call.rounded = pool.rounding.coarse();
     nb::gil_scoped_release release;
     const auto scratch = pool.scratch(each * pool.pool.size() + plan.partial_floats * 4);
     call.scratch = reinterpret_cast<std::byte*>(scratch.bytes);

@@ -16,6 +16,7 @@ namespace forge {
     }
 #ifdef FORGE_WITH_AVX512
 FORGE_DECLARE(avx512)
+FORGE_DECLARE(avx512bf16)
 #endif
 #ifdef FORGE_WITH_AVX2
 FORGE_DECLARE(avxvnni)
@@ -36,6 +37,7 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
 }
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
@@ -58,6 +60,7 @@ bool has_neon_dot() {
 std::vector<const Kernels*> runnable_kernels() {
     std::vector<const Kernels*> found;
 #ifdef FORGE_WITH_AVX512
+    if (has_avx512bf16()) found.push_back(&avx512bf16::kernels);
     if (has_avx512()) found.push_back(&avx512::kernels);
 #endif
 #ifdef FORGE_WITH_AVX2

@@ -95,6 +95,9 @@ struct ActivationRow {
 struct Rounding {
     int64_t terms;  // 1 or 2
     float loud;     // 0: all that isn't zero
+
+    // Whether 8 bits are enough for some: then they are for attention's operands too.
+    __attribute__((always_inline)) bool coarse() const { return terms == 1 || loud > 0.f; }
 };
 
 // Quantised activation rows, in tiles of nearly equal height: for each 32 columns a tile holds its rows' first terms side

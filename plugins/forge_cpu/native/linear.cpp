@@ -130,8 +130,16 @@ const PanelKernel* kernels_of(Encoding encoding) {
     }
 }
 
-// Panels [begin, end) of one segment.
-void multiply_segment(const LinearCall& call, const Segment& segment, int64_t begin, int64_t end) {
+// Part `part` of `parts` of the rows: whole tiles.
+struct RowPart {
+    int64_t part, parts;
+
+    __attribute__((always_inline)) int64_t begin(int64_t tiles) const { return tiles * part / parts; }
+    __attribute__((always_inline)) int64_t end(int64_t tiles) const { return tiles * (part + 1) / parts; }
+};
+
+// Panels [begin, end) of one segment, some of the rows.
+void multiply_segment(const LinearCall& call, const Segment& segment, int64_t begin, int64_t end, const RowPart& rows) {
     const auto output = [&](int64_t row, int64_t panel) __attribute__((always_inline)) {
         const int64_t column = segment.first_row + panel * kPanelRows;
         const int64_t left = segment.rows - panel * kPanelRows;
@@ -140,7 +148,7 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
     };
     if (const PanelKernel* kernels = kernels_of(segment.encoding)) {
         const Activations& activations = *call.activations;
-        for (int64_t tile = 0; tile < activations.tiles; ++tile) {
+        for (int64_t tile = rows.begin(activations.tiles); tile < rows.end(activations.tiles); ++tile) {
             const int64_t row = activations.tile_begin(tile), height = activations.tile_begin(tile + 1) - row;
             const auto* a = reinterpret_cast<const uint8_t*>(activations.tile_blocks(tile));
             const int64_t second = activations.rounding.terms == 1 ? 0 : height * int64_t{sizeof(ActivationBlock)};
@@ -151,7 +159,7 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
         return;
     }
     const int64_t tiles = (call.rows + kFloatTileRows - 1) / kFloatTileRows;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
+    for (int64_t tile = rows.begin(tiles); tile < rows.end(tiles); ++tile) {
         const int64_t row = call.rows * tile / tiles, height = call.rows * (tile + 1) / tiles - row;
         for (int64_t panel = begin; panel < end; ++panel)
             multiply_float_panel(segment.encoding, static_cast<int>(height), segment.data + panel * segment.panel_bytes,
@@ -159,22 +167,30 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
     }
 }
 
+// Panels [begin, begin + count) of the whole matrix, as far as there are any.
+void multiply_chunk(const LinearCall& call, int64_t begin, int64_t count, const RowPart& rows) {
+    for (int i = 0; i < call.weights.count; ++i) {
+        const Segment& segment = call.weights.segments[i];
+        const int64_t first = begin > segment.first_panel ? begin - segment.first_panel : 0;
+        const int64_t end = begin + count - segment.first_panel, last = end < segment.panels ? end : segment.panels;
+        if (first < last) multiply_segment(call, segment, first, last, rows);
+    }
+}
+
+// Rows that a chunk of work has at most, nearly: their activations stay in the second-level cache for all its panels,
+// and what is left at the end, when some workers have nothing more to do, is short.
+constexpr int64_t kChunkRows = 64;
+
 }  // namespace
 
 void linear(Worker& worker, const LinearCall& call) {
     if (call.rows == 0) return;
-    const int64_t panels = call.weights.panels;
+    const int64_t panels = call.weights.panels, parts = (call.rows + kChunkRows - 1) / kChunkRows;
     // Eight chunks a worker leave enough to steal; longer ones than eight panels only delay the end.
-    int64_t grain = panels / (int64_t{8} * worker.count);
+    int64_t grain = panels * parts / (int64_t{8} * worker.count);
     grain = grain < 1 ? 1 : grain > 8 ? 8 : grain;
-    worker.share(panels, grain, [&](int64_t begin, int64_t end) {
-        for (int i = 0; i < call.weights.count; ++i) {
-            const Segment& segment = call.weights.segments[i];
-            const int64_t first = begin > segment.first_panel ? begin - segment.first_panel : 0;
-            const int64_t last =
-                end - segment.first_panel < segment.panels ? end - segment.first_panel : segment.panels;
-            if (first < last) multiply_segment(call, segment, first, last);
-        }
+    worker.share((panels + grain - 1) / grain * parts, 1, [&](int64_t chunk, int64_t stop) {
+        for (; chunk < stop; ++chunk) multiply_chunk(call, chunk / parts * grain, grain, {chunk % parts, parts});
     });
 }
 

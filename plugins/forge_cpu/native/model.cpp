@@ -190,6 +190,7 @@ private:
         call.out_stride = attended_width_;
         call.partials = partials_;
         call.scratch = scratch_;
+        call.rounded = step_.rounding.coarse();
         ops_.attention(worker, call);
         worker.barrier();
     }

@@ -322,7 +322,7 @@ Pool::~Pool() {
 
 int Pool::size() const { return static_cast<int>(team_->own.size()); }
 
-void Pool::run_region(Region region, void* context) {
+void Pool::run_region(Region region, void* context, bool waits_tell) {
     if (inside_region) throw std::logic_error("a parallel region can't start another one");
     if (team_->process != getpid())
         throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
@@ -340,7 +340,7 @@ void Pool::run_region(Region region, void* context) {
     if (workers > 1) team.region.raise(Team::next_signal(team.region.value.load(std::memory_order_relaxed), workers));
     team.take_part(0, workers);
     const int64_t lost = team.all_lost();
-    team.governor.report(start, now_ns(), workers, lost - team.lost_ns);
+    if (waits_tell) team.governor.report(start, now_ns(), workers, lost - team.lost_ns);
     team.lost_ns = lost;
     team.regions.fetch_add(1, std::memory_order_relaxed);
     if (workers < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);

@@ -59,10 +59,14 @@ public:
     // Runs body(worker) on every worker and returns when all are done. The body must not throw. Calls from several
     // threads run one after the other. Throws std::logic_error from inside a region, and in a forked child.
     // Subnormal floats are flushed to zero inside.
+    //
+    // waits_tell: whether long waits in it may be taken for a neighbour that holds a core. They may not where workers
+    // wait for something else, such as pages of a file or of fresh memory.
     template <class Body>
-    void run(Body&& body) {
+    void run(Body&& body, bool waits_tell = true) {
         using Plain = std::remove_reference_t<Body>;
-        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body);
+        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body,
+                   waits_tell);
     }
 
     struct Statistics {
@@ -75,7 +79,7 @@ public:
 
 private:
     using Region = void (*)(Worker&, void*) noexcept;
-    void run_region(Region region, void* context);
+    void run_region(Region region, void* context, bool waits_tell);
     std::unique_ptr<Team> team_;
 };
 

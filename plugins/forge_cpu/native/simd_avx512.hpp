@@ -105,6 +105,33 @@ FORGE_INLINE u8x64 merge_bits(u8x64 base, u8x64 x) {
     return {_mm512_ternarylogic_epi32(moved, _mm512_set1_epi8(Mask), base.v, 0xEA)};  // (moved & mask) | base
 }
 
+#if defined(__AVX512BF16__)
+#define FORGE_HAS_PAIR_PRODUCTS 1
+
+// Sixteen pairs of bfloat16.
+struct bf16x32 {
+    __m512i v;
+};
+FORGE_INLINE bf16x32 load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
+FORGE_INLINE void store_pairs(void* p, bf16x32 x) { _mm512_storeu_si512(p, x.v); }
+// Lane i: (even[i], odd[i]), to nearest even; subnormals become 0.
+FORGE_INLINE bf16x32 round_pairs(f32x16 even, f32x16 odd) {
+    alignas(64) static constexpr uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd.v, even.v));
+    return {_mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), halves)};
+}
+// Sixteen floats, rounded, side by side.
+FORGE_INLINE void store_rounded(void* p, f32x16 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v)));
+}
+// c + a.odd·b.odd + a.even·b.even in each lane, b being the same pair for all.
+FORGE_INLINE f32x16 add_pairs(f32x16 c, bf16x32 a, uint32_t b) {
+    return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v),
+                             reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(b))))};
+}
+#endif
+
 constexpr int kTileRows = 16;  // activation rows that one pass over a panel serves
 constexpr int kRowGroup = 4;   // rows whose integer sums are in flight together
 

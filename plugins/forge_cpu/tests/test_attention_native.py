@@ -110,7 +110,19 @@ def cached(
 
 @pytest.fixture(params=ISAS)
 def pool(request: pytest.FixtureRequest) -> Any:
-    return native.Pool(2, request.param)
+    """Float products: what 16-bit activations bring along."""
+    return native.Pool(2, request.param, 16)
+
+
+@pytest.fixture(params=ISAS)
+def rounded_pool(request: pytest.FixtureRequest) -> Any:
+    """Products of rounded operands, where the instruction set has any."""
+    return native.Pool(2, request.param, 8)
+
+
+@pytest.fixture(params=[16, 8])
+def any_pool(request: pytest.FixtureRequest, isa: str) -> Any:
+    return native.Pool(2, isa, request.param)
 
 
 SPANS = ((0, 0, 9), (1, 299, 300), (2, 509, 512), (3, 250, 263), (4, 0, 1))
@@ -146,36 +158,71 @@ def test_attention_takes_any_number_of_heads_and_any_dims(pool: Any, shape: Shap
         assert np.abs(found - sequences.wanted(*span)).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(9, 3, 64, 64),
+        Shape(8, 1, 128, 128),
+        Shape(6, 2, 40, 24),
+        Shape(5, 1, 7, 3),
+        Shape(50, 1, 16, 16),
+        Shape(window=5),
+        Shape(window=260),
+    ],
+    ids=str,
+)
+def test_rounded_operands_cost_at_most_a_hundredth(rounded_pool: Any, shape: Shape) -> None:
+    """bfloat16 keeps 8 bits of a number: half a 256th of each operand, which partly cancel out."""
+    sequences = cached(rounded_pool, LENGTHS, shape)
+    for found, span in zip(sequences.attend(rounded_pool, SPANS), SPANS):
+        assert np.abs(found - sequences.wanted(*span)).max() < 0.02
+        assert np.sqrt(np.mean((found - sequences.wanted(*span)) ** 2)) < 0.004
+
+
+@pytest.mark.skipif("avx512bf16" not in ISAS, reason="this processor has no products of bfloat16 pairs")
+def test_only_coarse_pools_and_float16_pages_take_rounded_operands() -> None:
+    fine, coarse, auto = (native.Pool(2, "avx512bf16", *rounding) for rounding in ((16,), (8,), (16, 0.1)))
+    for form in FORMATS:
+        sequences = cached(fine, (300,), form=form)
+        exact, *others = (sequences.attend(pool, [(0, 250, 300)])[0] for pool in (fine, coarse, auto))
+        for found in others:
+            assert np.array_equal(found, exact) == (form != "f16")
+
+
 @pytest.mark.parametrize("block_size", [1, 4, 16, 20, 64, 1000])
 @pytest.mark.parametrize("form", FORMATS)
-def test_bits_do_not_depend_on_blocks(pool: Any, block_size: int, form: str) -> None:
+@pytest.mark.parametrize("isa", ISAS)
+def test_bits_do_not_depend_on_blocks(any_pool: Any, block_size: int, form: str) -> None:
     spans = ((0, 0, 70), (1, 530, 531))
-    wanted = cached(pool, (70, 531), form=form).attend(pool, spans)
-    found = cached(pool, (70, 531), block_size=block_size, form=form, shuffle=2).attend(pool, spans)
+    wanted = cached(any_pool, (70, 531), form=form).attend(any_pool, spans)
+    found = cached(any_pool, (70, 531), block_size=block_size, form=form, shuffle=2).attend(any_pool, spans)
     for x, y in zip(found, wanted):
         assert np.array_equal(x, y)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 @pytest.mark.parametrize("window", [0, 100])
-def test_bits_do_not_depend_on_how_a_prompt_is_chunked(pool: Any, chunk: int, window: int) -> None:
+@pytest.mark.parametrize("isa", ISAS)
+def test_bits_do_not_depend_on_how_a_prompt_is_chunked(any_pool: Any, chunk: int, window: int) -> None:
     length = 330
-    sequences = cached(pool, (length,), Shape(window=window))
-    (whole,) = sequences.attend(pool, [(0, 0, length)])
-    pieces = [sequences.attend(pool, [(0, i, min(i + chunk, length))])[0] for i in range(0, length, chunk)]
+    sequences = cached(any_pool, (length,), Shape(window=window))
+    (whole,) = sequences.attend(any_pool, [(0, 0, length)])
+    pieces = [sequences.attend(any_pool, [(0, i, min(i + chunk, length))])[0] for i in range(0, length, chunk)]
     assert np.array_equal(np.concatenate(pieces), whole)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("form", ["f16", "int8"])
+@pytest.mark.parametrize(("form", "bits"), [("f16", 16), ("f16", 8), ("int8", 16)])
 @pytest.mark.parametrize("isa", ISAS)
-def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(isa: str, threads: int, form: str) -> None:
+def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(
+    isa: str, threads: int, form: str, bits: int
+) -> None:
     """A long decode is split among threads when it's alone, and not when it's one of many."""
     spans = [(0, 2000, 2001), (1, 100, 163), (2, 697, 700), (3, 40, 41)]
-    one = native.Pool(1, isa)
+    one = native.Pool(1, isa, bits)
     sequences = cached(one, (2001, 163, 700, 41), form=form)
     together = sequences.attend(one, spans)
-    pool = native.Pool(threads, isa)
+    pool = native.Pool(threads, isa, bits)
     for x, y in zip(sequences.attend(pool, spans), together):
         assert np.array_equal(x, y)
     order = np.random.default_rng(threads).permutation(len(spans))
@@ -185,13 +232,16 @@ def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(isa: str, thr
         assert np.array_equal(sequences.attend(pool, [span])[0], wanted)
 
 
-def test_a_row_is_unharmed_by_infinite_values_of_later_rows(pool: Any) -> None:
-    sequences = cached(pool, (40,), form="f32")
-    (wanted,) = sequences.attend(pool, [(0, 0, 40)])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 1e30])
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_is_unharmed_by_extreme_values_of_later_rows(any_pool: Any, form: str, bad: float) -> None:
+    sequences = cached(any_pool, (40,), form=form)
+    (wanted,) = sequences.attend(any_pool, [(0, 0, 40)])
     slot = sequences.table[0, 39 // 16] * 16 + 39 % 16
-    bad = np.full((1, 2, 32), np.inf, np.float32)
-    sequences.pages.write(pool, np.array([slot]), bad, bad)
-    (found,) = sequences.attend(pool, [(0, 0, 40)])
+    extreme = np.full((1, 2, 32), bad, np.float32)
+    sequences.pages.write(any_pool, np.array([slot]), extreme, extreme)
+    (found,) = sequences.attend(any_pool, [(0, 0, 40)])
     assert np.array_equal(found[:39], wanted[:39])
 
 

@@ -23,7 +23,7 @@ class CpuOptions:
     the KV cache; int8 keeps a scale for each position and head.
     """
 
-    isa: Literal["auto", "avx512", "avxvnni", "avx2", "neon", "portable"] = "auto"
+    isa: Literal["auto", "avx512bf16", "avx512", "avxvnni", "avx2", "neon", "portable"] = "auto"
     activation_bits: Literal["auto", 8, 16] = "auto"
     kv_format: Literal["f16", "bf16", "f32", "int8"] = "f16"
 
