@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from forge.engine.constraining import ConstrainedDrafter, Constraining
 from forge.engine.deadlines import TimeLimits
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
-from forge.errors import ConfigError
+from forge.errors import ConfigError, OutOfMemory
 from forge.interfaces.constraint import Vocabulary
 from forge.interfaces.kv_cache import CacheLimits
 from forge.interfaces.scheduler import SchedulerLimits
@@ -26,14 +28,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MEMORY_SIGNS = ("outofmemory", "out of memory", "not enough memory", "can't allocate memory")
+"""One of these is in every message of torch, on CPUs and GPUs, that memory has run out."""
+
 
 def _vocabulary(tokenizer: Tokenizer, eos: tuple[int, ...], size: int) -> Vocabulary:
     """What grammars know of the tokenizer: ids that the model lacks stand for nothing."""
     return Vocabulary(tokenizer.token_bytes[:size], tokenizer.special_ids, eos, size)
 
 
+def _memory_explained(load: Callable[[Config, Registry, Path], Engine]) -> Callable[[Config, Registry, Path], Engine]:
+    """Turn what allocators raise, each in its own way, into `OutOfMemory` with what can be done."""
+
+    @wraps(load)
+    def explained(config: Config, registry: Registry, model_path: Path) -> Engine:
+        try:
+            return load(config, registry, model_path)
+        except (MemoryError, RuntimeError) as error:  # torch has no class of its own for memory of the host
+            words = f"{type(error).__name__} {error}".lower()
+            if not isinstance(error, MemoryError) and not any(sign in words for sign in MEMORY_SIGNS):
+                raise
+            first = str(error).partition("\n")[0] or type(error).__name__
+            raise OutOfMemory(
+                f"there isn't enough memory for this model and its KV cache ({first}); a smaller "
+                "kv_cache.options.num_blocks or memory_fraction, or a smaller model, may fit"
+            ) from error
+
+    return explained
+
+
+@_memory_explained
 def build(config: Config, registry: Registry, model_path: Path) -> Engine:
-    """Load the model and put the engine together. Any `ForgeError` of configuration, plugins or model files."""
+    """Load the model and put the engine together. Any `ForgeError` of configuration, plugins, model files or memory."""
     started = time.monotonic()
     with ThreadPoolExecutor(1) as beside:  # probes run in processes of their own: meanwhile the file is read
         chosen = beside.submit(registry.choose, "backend") if config.backend.name == AUTO else None

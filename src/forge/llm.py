@@ -36,6 +36,7 @@ from forge.engine.request import (
 )
 from forge.errors import EngineUnavailable, ForgeError, InvalidRequest
 from forge.interfaces.sampler import TokenLogprobs
+from forge.server.conditions import Conditions, conditions, weights_digest
 from forge.server.openai import chat_completion, completion, engine_request, prompt_ids
 from forge.server.structured import Lowering, specification
 from forge.text.template import build_chat_template
@@ -120,6 +121,10 @@ class LLM:
     def info(self) -> ModelInfo:
         """What has been loaded."""
         return self.engine.parts.info
+
+    def conditions(self) -> Conditions:
+        """What its answers depend on besides the requests; reads samples of the model's files."""
+        return conditions(self.config, self._registry, self.info, weights_digest(self._path))
 
     @overload
     def chat(self, messages: Sequence[Message], **fields: Any) -> Output: ...

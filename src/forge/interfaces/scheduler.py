@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from forge.interfaces.drafter import MAX_DRAFT
+from forge.interfaces.drafter import MAX_DRAFT, Draft
 
 if TYPE_CHECKING:
     from forge.interfaces.constraint import Matcher
@@ -79,10 +79,6 @@ class Sequence(Protocol):
     @property
     def matcher(self) -> Matcher | None:
         """Its grammar's state, if it is constrained."""
-
-    @property
-    def acceptance(self) -> float:
-        """How likely the next token of a draft is right, if those before it were; from what became of drafts so far."""
 
     @property
     def prompt_logprobs(self) -> bool:
@@ -200,10 +196,11 @@ class Scheduler(ABC):
         """Forget a sequence at any moment and free its blocks. Unknown ids are fine: it may have finished just now."""
 
     @abstractmethod
-    def schedule(self, drafts: Mapping[int, Seq[int]]) -> Batch | None:
+    def schedule(self, drafts: Mapping[int, Draft]) -> Batch | None:
         """The next step's spans, with their blocks reserved; None when there is nothing to compute.
 
-        drafts: by sequence id; they are shed before anyone is preempted, and where they cost more than they bring.
+        drafts: by sequence id, none empty and each with its chances; they are shed before anyone is preempted, and
+        where they cost more than they bring.
         """
 
     @property

@@ -13,11 +13,9 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forge import __version__
 from forge.engine.supervisor import EngineClient
 from forge.models import ALIASES
 from forge.server.listening import listen
-from forge.server.request_log import RequestLog
 
 if TYPE_CHECKING:
     from forge.config import Config
@@ -34,11 +32,6 @@ async def serve(config: Config, registry: Registry, model_path: Path) -> None:
         stop = _signals()
         _allow_many_connections()
         client = EngineClient(config, model_path)
-        if config.server.request_log is not None:
-            model_id, _ = model_names(config, model_path)
-            fingerprint = f"forge-{__version__}-{config.backend.name}"
-            log_path = Path(config.server.request_log)
-            client.observers.append(RequestLog(log_path, config.server.request_log_redact, model_id, fingerprint))
         await client.start()
         try:
             from forge.server.run import host

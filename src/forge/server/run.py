@@ -8,25 +8,21 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h11
-import hypercorn.asyncio.run
-import hypercorn.protocol
-from hypercorn.asyncio.tcp_server import TCPServer
+import hypercorn.asyncio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
-from hypercorn.events import Event, RawData
-from hypercorn.protocol.events import Body, Response
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import H11Protocol
 
 from forge.components import open_checkpoint, optional_component
 from forge.config import Config
 from forge.engine.supervisor import EngineClient
 from forge.server.app import create_app
+from forge.server.conditions import Conditions, conditions, weights_digest
 from forge.server.launch import model_names
 from forge.server.listening import BACKLOG, Listening
+from forge.server.request_log import RequestLog
 from forge.server.service import Service, TextParts
 from forge.server.structured import Lowering
+from forge.server.transport import improve_hypercorn
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -57,10 +53,25 @@ async def host(
     lowering = Lowering(optional_component(config, registry, "constraint"))
     service = Service(client, model_id, names, lowering=lowering)
     app = create_app(config, service)
+    if config.server.request_log is not None:
+        client.observers.append(_request_log(config, registry, client, model_id, model_path))
     registry.notify("forge_app_created", app=app, client=client)
     log.info("listening on http://%s:%d", *listening.getsockname()[:2])
     loading = asyncio.create_task(_load(service, registry, model_path))
     await run(app, service, listening, config.server.drain_timeout, stop, loading)
+
+
+def _request_log(
+    config: Config, registry: Registry, client: EngineClient, model_id: str, model_path: Path
+) -> RequestLog:
+    assert config.server.request_log is not None
+    weights = weights_digest(model_path)
+
+    def describe() -> Conditions:
+        assert client.info is not None, "no request is taken before the engine is loaded"
+        return conditions(config, registry, client.info, weights)
+
+    return RequestLog(Path(config.server.request_log), config.server.request_log_redact, model_id, describe)
 
 
 async def run(
@@ -72,6 +83,7 @@ async def run(
     loading: asyncio.Task[None],
 ) -> None:
     """Serve until `stop` is set or `loading` fails, then drain. Errors: those of `loading`."""
+    improve_hypercorn()
     closing = asyncio.Event()
     settings = hypercorn_settings(listening)
     serving = asyncio.create_task(hypercorn.asyncio.serve(app, settings, shutdown_trigger=closing.wait))
@@ -104,48 +116,6 @@ async def drain(service: Service, seconds: float) -> None:
         log.warning("ending %d requests that took longer than server.drain_timeout", len(in_flight))
         in_flight.cut.set()
         await in_flight.idle(LAST_WORDS_SECONDS)
-
-
-class _Http1(H11Protocol):
-    """Hypercorn's HTTP/1, with a shorter way for the chunks of a stream: at 32 streams those are most of its work.
-
-    h11 frames chunks (RFC 9112, section 7.1) without remembering them, so that they needn't pass through it.
-    """
-
-    _chunked = False
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Body) and self._chunked and event.data:
-            await self.send(RawData(data=b"%x\r\n%b\r\n" % (len(event.data), event.data)))
-            return
-        await super().stream_send(event)
-        if isinstance(event, Response):
-            framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in event.headers)
-            http = self.connection  # of a websocket it's something else
-            http11 = isinstance(http, h11.Connection) and http.their_http_version == b"1.1"
-            self._chunked = not framed and http11 and http.our_state is h11.SEND_BODY
-
-
-class _Connection(TCPServer):
-    """Hypercorn's connection, which by itself notices only at its idle time-out that an idle client has left: until
-    then each one would hold a descriptor.
-    """
-
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, RawData) and not self.send_lock.locked() and not self.writer.transport.is_closing():
-            self.writer.write(event.data)
-            if not self.writer.transport.get_write_buffer_size():
-                return  # all of it is with the system: nothing to wait for
-            event = RawData(data=b"")
-        await super().protocol_send(event)
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        await self.idle_task.stop()
-
-
-vars(hypercorn.asyncio.run)["TCPServer"] = _Connection  # Hypercorn has no setting for either
-vars(hypercorn.protocol)["H11Protocol"] = _Http1
 
 
 class _Settings(HypercornConfig):
