@@ -214,8 +214,10 @@ def main() -> None:
     config = evolve(config, drafter=evolve(config.drafter, name="none"))  # a step then draws one token a sequence
     registry = plugins.load()
     path = models.resolve(given.model, registry)
-    lowering = Lowering(optional_component(config, registry, "constraint"))
-    constraint = lowering.lower_now(Specification("json_schema", SCHEMA, "json_schema"))
+    constraint = None
+    if "schema" in given.kinds:
+        lowering = Lowering(optional_component(config, registry, "constraint"))
+        constraint = lowering.lower_now(Specification("json_schema", SCHEMA, "json_schema"))
     engine, watch = build(config, path)
     sides: dict[tuple[str, int], EngineSide] = {}
     time_engine(engine, watch, "greedy", max(given.streams), None)  # warm up
