@@ -187,7 +187,8 @@ class ContinuousScheduler(Scheduler):
             elif todo > 1:
                 prompts.append(seq)
             position += 1
-        self._budget = self._prompt_tokens(len(decodes))
+        if prompts or self._waiting:  # in most steps nobody asks
+            self._budget = self._prompt_tokens(len(decodes))
         if self._waiting and self.preemptions == preemptions:
             prompts += self._admit(prompts)
         if not self._waiting:

@@ -87,9 +87,9 @@ def _installed(config: Config) -> Registry:
 @_configured
 def run(config: Config, origins: Origins) -> None:
     """Serve MODEL [default: smollm2] over HTTP."""
-    from forge.assemble import component_options
+    from forge.components import component_options
     from forge.models import resolve
-    from forge.server.run import serve
+    from forge.server.launch import serve
 
     logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s %(message)s")
     registry = _installed(config)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from forge.engine.commit import commit
 from forge.engine.constraining import Constraining
@@ -333,7 +333,7 @@ class Engine:
         self.parts.backend.close()
 
 
-@frozen
+@define
 class Draws:
     """One span's share of `Picked`."""
 
@@ -344,13 +344,13 @@ class Draws:
     @classmethod
     def of(cls, picked: Picked, index: int, span: Span) -> Draws:
         """The draws of a batch's span, as plain numbers. Errors: `ValueError`, `TypeError` if they make no sense."""
-        tokens = [operator.index(token) for token in picked.tokens[index]]
+        tokens = list(map(operator.index, picked.tokens[index]))
         logprobs, scored = picked.logprobs[index], picked.prompt_logprobs[index]
         if not span.samples <= len(tokens) <= span.samples * (1 + len(span.drafts)):
             raise ValueError(f"the sampler drew {len(tokens)} tokens for {len(span.drafts)} drafts")
         if logprobs is not None and len(logprobs) != len(tokens):
             raise ValueError(f"the sampler reports {len(logprobs)} log-probabilities of {len(tokens)} tokens")
-        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored))
+        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored) if scored else [])
 
 
 def _plain(logprobs: Seq[TokenLogprobs]) -> list[TokenLogprobs]:

@@ -18,7 +18,8 @@ from forge.server import app as app_module
 from forge.server import errors as errors_module
 from forge.server import run as run_module
 from forge.server.app import create_app
-from forge.server.run import hypercorn_settings, listen
+from forge.server.listening import listen
+from forge.server.run import hypercorn_settings
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
