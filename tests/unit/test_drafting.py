@@ -222,6 +222,14 @@ def test_prompts_beside_decodes_get_what_keeps_the_decodes_going() -> None:
     assert Pace().prompt_tokens(cost, 16, 4) == 4
 
 
+def test_one_bad_moment_does_not_cut_prompts_into_crumbs() -> None:
+    cost = learned({16: 0.01})
+    cost.observe(40, 5.0)
+    cost.observe(300, 9.0)
+    tokens = Pace().prompt_tokens(cost, 16, 4096)
+    assert 20 <= tokens <= 24, "24 more rows take at most as long in proportion: 2.5 times as long together"
+
+
 def best_by_trying(cost: StepCost, rows: int, chances: dict[int, list[float]]) -> float:
     """The best rate over all choices of draft lengths."""
 
@@ -248,7 +256,7 @@ def test_the_drafts_that_are_checked_are_the_best_choice(chances: list[list[floa
     cost = learned({rows: fixed + each * rows for rows in (1, 2, 4, 8, 16, 64)})
     drafts = dict(enumerate(chances))
     kept = affordable(cost, len(drafts), drafts)
-    assert rate(cost, len(drafts), drafts, kept) >= best_by_trying(cost, len(drafts), drafts) / 1.011
+    assert rate(cost, len(drafts), drafts, kept) >= best_by_trying(cost, len(drafts), drafts) / 1.031
 
 
 def test_nothing_is_drafted_where_the_machine_is_full() -> None:

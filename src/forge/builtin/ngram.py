@@ -44,6 +44,9 @@ FIRST_RATE, FIRST_WEIGHT = 0.8, 2.0
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Matches from one of these lengths up to the next are taken to be equally good."""
 
+KINDS = [bisect_right(LENGTHS, length) - 1 for length in range(LONGEST_MATCH + 1)]
+"""The place in `LENGTHS` of each length."""
+
 FIRST_RATES = (0.1, 0.25, 0.4, 0.55, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95)
 """How often the token after such a match is right, as long as nothing is known: a little less than in chats."""
 
@@ -144,12 +147,15 @@ class SuffixIndex:
             return None
         best, longest = NOWHERE, gram - 1
         if near != NOWHERE:
+            last = tokens[-1]
             for offset in NEARBY:
-                if not 0 < near + offset < length or longest == LONGEST_MATCH:
-                    continue
-                common = self._common(near + offset)
-                if common > longest:
-                    best, longest = near + offset, common
+                end = near + offset
+                if 0 < end < length and tokens[end - 1] == last:
+                    common = self._common(end)
+                    if common > longest:
+                        best, longest = end, common
+                        if longest == LONGEST_MATCH:
+                            break
         end = self._heads[hash(tuple(tokens[length - gram :])) & (len(self._heads) - 1)]
         for _ in range(CANDIDATES):
             if end == NOWHERE or longest == LONGEST_MATCH:
@@ -178,12 +184,12 @@ class MatchRates:
 
     def rate(self, length: int) -> float:
         """Between 0 and 1."""
-        kind = bisect_right(LENGTHS, length) - 1
+        kind = KINDS[min(length, LONGEST_MATCH)]
         return self._right[kind] / self._tried[kind]
 
     def add(self, length: int, right: bool) -> None:
         """A match of this length was followed by the token that was guessed, or by another."""
-        kind = bisect_right(LENGTHS, length) - 1
+        kind = KINDS[min(length, LONGEST_MATCH)]
         self._right[kind] += right
         self._tried[kind] += 1
         if self._tried[kind] >= RATES_MEMORY:

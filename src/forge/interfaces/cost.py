@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence as Seq
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 EXACT = 8
 """Up to so many rows each number has a bucket of its own; beyond, an octave has four: 10, 12, 14, 16, 20, …"""
@@ -138,14 +138,21 @@ class StepCost:
         return low
 
     def _fit(self) -> _Curve:
-        """The buckets that aren't forgotten, as increasing rows and never falling seconds."""
-        buckets = sorted(self._buckets.items())
-        kept = [bucket for _, bucket in buckets if self._steps - bucket.last <= LONGEST_PATIENCE]
-        known = [
-            (key, bucket.rows)
-            for key, bucket in buckets
-            if bucket.count >= FEW and self._steps - bucket.last <= bucket.patience
-        ]
+        """The buckets that aren't forgotten, as increasing rows and never falling seconds.
+
+        More rows take at most in proportion more time. So a bucket that isn't known well counts at most for that.
+        """
+        kept: list[_Bucket] = []
+        known: list[tuple[int, float]] = []
+        most = math.inf
+        for key, bucket in sorted(self._buckets.items()):
+            age = self._steps - bucket.last
+            if age > LONGEST_PATIENCE:
+                continue
+            if bucket.count >= FEW and age <= bucket.patience:
+                known.append((key, bucket.rows))
+                most = bucket.seconds / bucket.rows
+            kept.append(evolve(bucket, seconds=min(bucket.seconds, most * bucket.rows)))
         self._curve = _Curve([bucket.rows for bucket in kept], _isotonic(kept), known)
         return self._curve
 

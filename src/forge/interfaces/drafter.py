@@ -29,7 +29,7 @@ def _floats(chances: Iterable[float]) -> tuple[float, ...]:
 def _chances(draft: Draft, _: object, chances: tuple[float, ...]) -> None:
     if chances and len(chances) != len(draft.tokens):
         raise ValueError(f"{len(chances)} chances of {len(draft.tokens)} draft tokens")
-    if not all(0.0 <= chance <= 1.0 for chance in chances):
+    if chances and not (min(chances) >= 0.0 and max(chances) <= 1.0 and sum(chances) >= 0.0):  # NaN is none of these
         raise ValueError(f"a draft's chances must be between 0 and 1, got {chances}")
 
 
