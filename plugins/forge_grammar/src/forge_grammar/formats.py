@@ -1,5 +1,5 @@
-"""Languages of the string formats that JSON Schema names; those that aren't regular (`regex`) or hang on tables of
-Unicode beyond Python's (`idn-hostname`) are not here.
+"""Languages of the string formats that JSON Schema names, but for `idn-hostname`, which hangs on tables of Unicode
+beyond Python's; of `regex` a regular part.
 
 Where a name's specification and RFC 3339 as it is read by common validators differ, the stricter holds: no leap
 seconds, no year 0000.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from forge_grammar.regex_format import PATTERN as _REGEX
 from forge_grammar.regular import Language
 from forge_grammar.regular.limits import remembered
 
@@ -103,6 +104,7 @@ _PATTERNS: dict[str, str] = {
     "iri-reference": _uri(_UCS, _PRIVATE, reference=True),
     "uri-template": _TEMPLATE,
     "uuid": "[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}",
+    "regex": _REGEX,
     "json-pointer": _POINTER,
     "relative-json-pointer": f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})",
 }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-
-from attrs import evolve
 
 from forge_grammar.numbers import number_language
 from forge_grammar.program import (
     NONE,
     ArrayShape,
-    Contains,
     KeyClass,
     ObjectShape,
     Property,
@@ -21,27 +17,22 @@ from forge_grammar.program import (
 )
 from forge_grammar.regular import INFINITE, Language, LimitExceeded
 from forge_grammar.schema.algebra import Algebra
+from forge_grammar.schema.arrays import ArrayShapes
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
     ANY_TEXT,
     FALSE,
     TRUE,
-    UNBOUNDED,
-    Arrays,
     Conjunction,
-    Counted,
     Numbers,
     Objects,
     Strings,
     both,
     language_of,
-    lower_of,
 )  # fmt: skip
-from forge_grammar.schema.unions import declared_children, item_of, merged_children
+from forge_grammar.schema.unions import declared_children, merged_children
 
 _MAX_DEPTH = 40
-_MAX_PREFIX = 4096
-_FEW = 64
 
 
 class Builder:
@@ -58,6 +49,7 @@ class Builder:
         self.equal: dict[object, int] = {}
         self._later: list[Conjunction] = []
         self._plain = Plain(self)
+        self._arrays = ArrayShapes(self)
 
     def build(self, root: Conjunction) -> int:
         """The type of the root, with all that it needs."""
@@ -127,7 +119,7 @@ class Builder:
         terms = kind(conjunction, "number")
         literals += {text for term in terms if term.values is not None for _, text in term.values}
         numbers = self.number_languages(terms, integer=False)
-        arrays = _known(self._array(term) for term in kind(conjunction, "array"))
+        arrays = _known(shape for term in kind(conjunction, "array") for shape in self._arrays.of(term))
         objects = _known(self._object(term) for term in kind(conjunction, "object"))
         return TypeNode(tuple(sorted(literals)), strings, numbers, arrays, objects)
 
@@ -221,60 +213,6 @@ class Builder:
                 merged[met] = merged[met] | language if met in merged else language
         return [(language, met) for met, language in merged.items()]
 
-    def _array(self, term: Arrays) -> int | None:
-        """The shape of a term; None if no array has it."""
-        length = max([*(len(group.prefix) for group in term.groups), *(c.start for c in term.contains)], default=0)
-        if term.high != UNBOUNDED:
-            length = min(length, term.high)
-        if length > _MAX_PREFIX:
-            raise self.algebra.document.error(None, "", f"more than {_MAX_PREFIX} items with schemas of their own")
-        children = [item_of(term, index) for index in range(length)]
-        after = item_of(term, max([length, *(len(group.prefix) for group in term.groups)]))
-        high = term.high
-        prefix: list[int] = []
-        for child in children:
-            if (type_id := self.type_of(child)) == NONE:
-                break
-            prefix.append(type_id)
-        rest = NONE
-        if len(prefix) < length:
-            high = lower_of(high, len(prefix))
-        elif high == UNBOUNDED or high > length:
-            rest = self.type_of(after)
-        if rest == NONE:
-            high = lower_of(high, len(prefix))
-        if high != UNBOUNDED and term.low > high:
-            return None
-        if term.unique and self._repeats([*prefix, rest], term.low):
-            return None
-        counted = _same_merged(c for c in term.contains if c.low or c.high != UNBOUNDED)
-        if any(c.high != UNBOUNDED and c.low > c.high for c in counted):
-            return None
-        if len(counted) > 1:
-            raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
-        contains = tuple(self._contains(c, [*children[: len(prefix)], after]) for c in counted)
-        unique = term.unique and high not in (0, 1)
-        return self.array_shape(ArrayShape(tuple(prefix), rest, term.low, high, unique, contains))
-
-    def _repeats(self, items: list[int], low: int) -> bool:
-        """Whether among the first `low` items two scalars must be equal, as there are too few to choose from."""
-        drawn: Counter[frozenset[str]] = Counter()
-        for index in range(min(low, len(items) + _FEW)):
-            node = self.types[items[min(index, len(items) - 1)]]
-            if node.literals and not (node.strings or node.numbers or node.arrays or node.objects):
-                drawn[frozenset(node.literals)] += 1
-        return any(count > len(literals) for literals, count in drawn.items())
-
-    def _contains(self, c: Counted, items: list[Conjunction]) -> Contains:
-        """The types of items that count and of those that don't: of the first items, and the last for the rest."""
-        counting = [NONE if i < c.start else self.type_of(both(item, c.child)) for i, item in enumerate(items)]
-        other = [self.type_of(item if i < c.start else both(item, c.other)) for i, item in enumerate(items)]
-        return Contains(c.low, c.high, tuple(counting), tuple(other))
-
-    def _contains_of(self, term: Arrays) -> object:
-        key = next((abs(key) for c in term.contains for key in c.child), 0)
-        return self.algebra.schemas[key]
-
 
 def _known(found: Iterable[int | None]) -> tuple[int, ...]:
     """Those that there are, each once."""
@@ -284,16 +222,6 @@ def _known(found: Iterable[int | None]) -> tuple[int, ...]:
 def _other_words(language: Language, names: list[str]) -> int:
     """How many words a language has beside some names."""
     return language.count - sum(map(language.accepts, names)) if language.count < INFINITE else INFINITE
-
-
-def _same_merged(contains: Iterable[Counted]) -> list[Counted]:
-    """Those that count the same items as one."""
-    merged: dict[tuple[Conjunction, int], Counted] = {}
-    for c in contains:
-        if (same := merged.get((c.child, c.start))) is not None:
-            c = evolve(c, low=max(c.low, same.low), high=lower_of(c.high, same.high))
-        merged[c.child, c.start] = c
-    return list(merged.values())
 
 
 def _number_language(term: Numbers, *, integer: bool) -> Language:

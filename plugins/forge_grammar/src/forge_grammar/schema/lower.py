@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import ObjectShape, Program, RootKind, TypeNode
 from forge_grammar.schema.algebra import Algebra
+from forge_grammar.schema.arrays import check_several
 from forge_grammar.schema.build import Builder
 from forge_grammar.schema.collection import collection_paused
 from forge_grammar.schema.document import Document
@@ -41,6 +42,7 @@ def _program(builder: Builder, root: int, options: GrammarOptions) -> Program:
     types, arrays, objects, full = without_empty(builder.types, builder.arrays, builder.objects)
     if not full[root]:
         raise SchemaError("", "", "no value can satisfy this schema")
+    check_several(arrays)
     _check_texts(types, objects)
     return Program(
         root_kind=RootKind.JSON,

@@ -46,14 +46,16 @@ class Plain:
     def _leaf(self, schema: dict[str, Any]) -> int | None:
         """The type of a scalar without more, or of listed strings; None for others."""
         name = schema.get("type")
-        if type(name) is str and name in _SCALARS:
-            if _LEAF.issuperset(schema) or self._algebra.info(schema).scalar:
-                made = self._leaves.get(name)
-                if made is None:
-                    made = self._leaves[name] = self._builder.type_of(
-                        self._algebra.yes(self._algebra.kept({"type": name}))
-                    )
-                return made
+        if (
+            isinstance(name, str)
+            and name in _SCALARS
+            and (_LEAF.issuperset(schema) or self._algebra.info(schema).scalar)
+        ):
+            made = self._leaves.get(name)
+            if made is None:
+                bare = self._algebra.kept({"type": name})
+                made = self._leaves[name] = self._builder.type_of(self._algebra.yes(bare))
+            return made
         if "enum" in schema:
             info = self._algebra.info(schema)
             if info.parts == ("enum",) and not info.own and (node := self._listed(schema, info)) is not None:

@@ -19,8 +19,8 @@ NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
 _UNCHECKED_FORMATS = frozenset({"int32", "int64", "float", "double", "byte", "binary", "password"})
 """OpenAPI's hints on how a value is stored or shown: they constrain nothing in JSON Schema."""
 
-_UNENFORCED = frozenset({"idn-hostname", "regex"})
-"""Formats of JSON Schema whose values are no regular language, or need tables that we don't have."""
+_UNENFORCED = frozenset({"idn-hostname"})
+"""Formats of JSON Schema that need tables which we don't have."""
 
 _COUNTED = re.compile(r"\^(\[(?:[^\]\\\[]|\\.)+\]|\.|\\[dDwWsS])(?:\{(\d{1,9})(,(\d{1,9})?)?\})\$")
 _UNROLLED = 16

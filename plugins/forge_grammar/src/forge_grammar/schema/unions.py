@@ -167,7 +167,7 @@ class Unions:
         except SchemaError:  # refused where it's needed
             return None
         if all(term.words is not None for term in terms):
-            self._words[conjunction] = frozenset().union(*(term.words for term in terms))
+            self._words[conjunction] = frozenset(word for term in terms for word in term.words or ())
         return self._words[conjunction]
 
 
