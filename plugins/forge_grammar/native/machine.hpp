@@ -60,6 +60,7 @@ private:
     bool end_bare(const Configuration& in, std::string_view text, Configuration& out);
     bool end_value(const Ref<Frame>& frame, uint32_t start, std::string_view text, Configuration& out) const;
     bool close(const Ref<Frame>& frame, std::string_view text, Configuration& out);
+    bool closes(const Frame& frame, const Alternative& a) const;
     bool closable(const Frame& frame) const;
     bool extensible(const Frame& frame) const;
     bool after_value(const Configuration& in, std::string_view text, Configuration& out);

@@ -69,6 +69,8 @@ public:
     const Trie& all() const { return *all_; }
     const Trie& plain() const { return *plain_; }
     const Trie& rest() const { return *rest_; }                // all that aren't plain
+    const Trie& commas() const { return *commas_; }            // all that have a comma
+    const Trie& rest_commas() const { return *rest_commas_; }  // all that have one and aren't plain
     uint32_t longest_plain() const { return longest_plain_; }  // in code points
     bool spans_keys() const { return spans_keys_; }  // whether a token may hold the end of a key and part of the next
 
@@ -83,7 +85,7 @@ private:
     bool spans_keys_ = false;
     std::vector<uint32_t> counts_;
     std::vector<std::vector<uint32_t>> plain_masks_;  // [0] is empty, [i + 1] has at most counts_[i] code points
-    std::unique_ptr<Trie> all_, plain_, rest_;
+    std::unique_ptr<Trie> all_, plain_, rest_, commas_, rest_commas_;
 };
 
 }  // namespace forge::grammar

@@ -21,10 +21,13 @@ Every alternative that a position holds can be completed, hence a byte is allowe
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from attrs import evolve, frozen
 
 from forge_grammar.machine.canonical import canonical
 from forge_grammar.machine.characters import Partial, read_utf8
+from forge_grammar.machine.distinct import array_differs, arrays_of, object_differs, objects_of, texts
 from forge_grammar.machine.frames import (
     Accepted,
     ArrayAlternative,
@@ -35,7 +38,6 @@ from forge_grammar.machine.frames import (
     ObjectFrame,
     Request,
     Root,
-    used_items,
 )
 from forge_grammar.machine.grammar import Program, used_strings
 from forge_grammar.machine.lexemes import BareLexeme, Formed, Number, StringLexeme, Words
@@ -142,7 +144,7 @@ class BeforeKey(Position):
             return evolve(self, gap=gap) if gap else None
         if byte == ord("}") and self.first:
             return _close(self.frame, program, text)
-        lexeme = self.frame.key() if byte == ord('"') else None
+        lexeme = self.frame.key_lexeme(program) if byte == ord('"') else None
         return InKey(self.frame, lexeme, text.length - 1) if lexeme else None
 
     def text_from(self) -> int:
@@ -160,7 +162,7 @@ class InKey(Position):
     def step(self, byte: int, program: Program, text: Text) -> Position | None:
         if self.lexeme.ends_with(byte):
             accepted = self.lexeme.accepted()
-            return AfterKey(self.frame.after_key(accepted, text.since(self.start))) if accepted else None
+            return AfterKey(self.frame.after_key(accepted, text.since(self.start), program)) if accepted else None
         lexeme = self.lexeme.step(byte)
         return InKey(self.frame, lexeme, self.start) if lexeme else None
 
@@ -200,7 +202,7 @@ class AfterValue(Position):
         if byte != ord(",") or self.gap:
             return None
         if isinstance(self.frame, ObjectFrame):
-            keyed = self.frame.before_key()
+            keyed = self.frame.before_key(program)
             return BeforeKey(keyed, Gap(), first=False) if keyed else None
         items = self.frame.await_item(program)
         return BeforeValue(items, _awaited(items), Gap()) if items else None
@@ -343,27 +345,35 @@ def viable_prefix(program: Program, text: bytes) -> int:
 
 def _begin(frame: Frame, requests: tuple[Request, ...], byte: int, program: Program, start: int) -> Position | None:
     """The first byte of a value, at offset `start`."""
-    asked = start if any(request.unique for request in requests) else NONE
+    asked = start if not isinstance(frame, Root) and frame.keeps_values else NONE
     if byte == ord("{"):
-        objects = tuple(
-            ObjectAlternative(r, program.objects[shape], 0, 0)
-            for r in requests
-            for shape in program.types[r.type].objects
-        )
+        objects = tuple(_objects(requests, program))
         return BeforeKey(ObjectFrame(frame, asked, objects), Gap(), first=True) if objects else None
     if byte == ord("["):
-        arrays = tuple(_array(r, shape, program) for r in requests for shape in program.types[r.type].arrays)
+        arrays = tuple(_arrays(requests, program))
         return _opened(ArrayFrame(frame, asked, arrays), program) if arrays else None
     if byte == ord('"'):
-        lexeme = _string(frame, requests, program)
+        lexeme = _string(requests, program)
         return InString(frame, lexeme, asked) if lexeme else None
-    bare = _bare(frame, requests, program).step(byte)
+    bare = _bare(requests, program).step(byte)
     return InBare(frame, bare) if bare else None
 
 
-def _array(request: Request, shape: int, program: Program) -> ArrayAlternative:
-    array = program.arrays[shape]
-    return ArrayAlternative(request, array, 0, (0,) * len(array.contains))
+def _objects(requests: Iterable[Request], program: Program) -> Iterator[ObjectAlternative]:
+    for r in requests:
+        ties = objects_of(r.avoid)
+        for shape in (program.objects[at] for at in program.types[r.type].objects):
+            if object_differs(program, shape, 0, 0, 0, ties):
+                yield ObjectAlternative(r, shape, 0, 0, ties)
+
+
+def _arrays(requests: Iterable[Request], program: Program) -> Iterator[ArrayAlternative]:
+    for r in requests:
+        ties = arrays_of(r.avoid)
+        for shape in (program.arrays[at] for at in program.types[r.type].arrays):
+            counts = (0,) * len(shape.contains)
+            if array_differs(program, shape, 0, counts, 0, ties):
+                yield ArrayAlternative(r, shape, 0, counts, ties)
 
 
 def _opened(frame: ArrayFrame, program: Program) -> Position:
@@ -371,37 +381,32 @@ def _opened(frame: ArrayFrame, program: Program) -> Position:
     return BeforeValue(items, _awaited(items) if items else (), Gap(), frame.closable())
 
 
-def _string(frame: Frame, requests: tuple[Request, ...], program: Program) -> StringLexeme[Request] | None:
-    used = used_items(frame)
+def _string(requests: tuple[Request, ...], program: Program) -> StringLexeme[Request] | None:
     literals: list[Words[Request]] = []
     terms: list[Formed[Request] | None] = []
     for r in requests:
         node = program.types[r.type]
-        literals.append(Words(r, tuple(w for w in node.strings if not r.unique or canonical(w) not in used)))
-        taken = used_strings(used) if r.unique else ()
+        used = texts(r.avoid)
+        literals.append(Words(r, tuple(w for w in node.strings if not used or canonical(w) not in used)))
+        taken = used_strings(used)
         terms += (Formed.start(r, term, taken) for term in node.terms)
     return StringLexeme.start(literals, terms)
 
 
-def _bare(frame: Frame, requests: tuple[Request, ...], program: Program) -> BareLexeme[Request]:
-    used = used_items(frame)
+def _bare(requests: tuple[Request, ...], program: Program) -> BareLexeme[Request]:
     literals: list[Words[Request]] = []
     numbers: list[Number[Request]] = []
     for r in requests:
         node = program.types[r.type]
-        literals.append(Words(r, tuple(w for w in node.bare if not r.unique or canonical(w) not in used)))
-        numbers += (Number(r, dfa, dfa.start, used if r.unique else frozenset()) for dfa in node.numbers)
+        used = texts(r.avoid)
+        literals.append(Words(r, tuple(w for w in node.bare if not used or canonical(w) not in used)))
+        numbers += (Number(r, dfa, dfa.start, used) for dfa in node.numbers)
     return BareLexeme(tuple(literals), tuple(numbers))
 
 
 def _close(frame: ObjectFrame | ArrayFrame, program: Program, text: Text) -> Position | None:
     """The closing bracket of a frame; `text` ends with it."""
-    accepted = frame.closed()
-    if frame.start != NONE and isinstance(frame.below, ArrayFrame):
-        used = frame.below.used
-        if used and canonical(text.since(frame.start)) in used:
-            accepted = frozenset(request for request in accepted if not request.unique)
-    return _end(frame.below, accepted, frame.start, program, text)
+    return _end(frame.below, frame.closed(), frame.start, program, text)
 
 
 def _end(frame: Frame, accepted: Accepted, start: int, program: Program, text: Text) -> Position | None:
@@ -410,11 +415,8 @@ def _end(frame: Frame, accepted: Accepted, start: int, program: Program, text: T
         return None
     if isinstance(frame, Root):
         return Done() if frame.trigger == NONE else EndText(frame.trigger)
-    if isinstance(frame, ObjectFrame):
-        keyed = frame.after_value(accepted)
-        return AfterValue(keyed) if keyed else None
-    items = frame.after_value(accepted, text.since(start) if frame.keeps_items else b"")
-    return AfterValue(items) if items else None
+    after = frame.after_value(accepted, text.since(start) if frame.keeps_values else b"")
+    return AfterValue(after) if after else None
 
 
 def _awaited(frame: ObjectFrame | ArrayFrame) -> tuple[Request, ...]:
