@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from forge_grammar import _native
 from forge_grammar.machine.grammar import Program as Machine
 from forge_grammar.machine.machine import Configuration
 from forge_grammar.options import GrammarOptions
@@ -20,9 +21,13 @@ class Oracle:
 
     any_order = GrammarOptions(key_order="any")
 
+    def __init__(self) -> None:
+        self._bytes = _native.Vocabulary([bytes([byte]) for byte in range(256)], [], [], 256, 1 << 20)
+
     def machine(self, schema: object, options: GrammarOptions = any_order) -> Machine:
-        """The machine of a schema."""
+        """The machine of a schema, which the compiled one takes too."""
         flat = flatten(lower(schema, options))
+        _native.Grammar(self._bytes, flat.languages, flat.texts, flat.words)
         return Machine(flat.languages, flat.texts, flat.words)
 
     def accepts(self, program: Machine, document: object) -> bool:

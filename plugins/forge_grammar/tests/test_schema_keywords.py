@@ -168,6 +168,13 @@ SCHEMAS: dict[str, Any] = {
         "minimum": 2,
     },
     "recursion": {"type": ["object", "integer"], "properties": {"a": {"$ref": "#"}}, "additionalProperties": False},
+    "an alternative that never ends": {
+        "$defs": {"x": {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "required": ["a"]}},
+        "anyOf": [
+            {"properties": {"b": {"$ref": "#/$defs/x"}}, "required": ["b"], "type": "object"},
+            {"type": "string"},
+        ],
+    },
     "recursion under not": {"properties": {"a": {"not": {"$ref": "#"}}}, "required": ["a"]},
     "an anchor": {"$defs": {"x": {"$anchor": "here", "type": "integer"}}, "items": {"$ref": "#here"}},
     "an id": {

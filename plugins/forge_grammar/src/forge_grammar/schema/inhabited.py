@@ -28,7 +28,10 @@ def without_empty(
         )
         for node in types
     ]
-    return kept, [_array_kept(s, full) for s in arrays], [_object_kept(s, full) for s in objects], full
+    # Shapes without values stay, for others have their numbers, but no type has them any more.
+    kept_arrays = [_array_kept(s, full) if lives else ArrayShape() for s, lives in zip(arrays, live_arrays)]
+    kept_objects = [_object_kept(s, full) if lives else ObjectShape() for s, lives in zip(objects, live_objects)]
+    return kept, kept_arrays, kept_objects, full
 
 
 def _bounded(shape: ObjectShape) -> bool:
