@@ -1,4 +1,4 @@
-// Positions between lexemes: gaps, brackets, commas, colons, and the texts of triggers.
+// Positions between lexemes: gaps, brackets, commas, colons.
 #include "machine.hpp"
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 #include "shapes.hpp"
 
 namespace forge::grammar {
-namespace {
 
 void go(Configuration& out, Configuration::Mode mode, Ref<Frame> frame, bool gap_allowed) {
     out.mode = mode;
@@ -18,6 +17,8 @@ void go(Configuration& out, Configuration::Mode mode, Ref<Frame> frame, bool gap
     out.line_break = out.half = false;
     out.blanks = 0;
 }
+
+namespace {
 
 void copy_position(const Configuration& in, Configuration& out) {
     out.mode = in.mode;
@@ -62,13 +63,6 @@ Configuration Machine::start() const {
     return at;
 }
 
-void Machine::root_value(uint32_t trigger, int32_t type, Configuration& out) const {
-    Ref<Frame> root(new Frame);
-    root->trigger = trigger;
-    root->requests.push_back({type, {}});
-    go(out, Configuration::VALUE, std::move(root), false);
-}
-
 bool Machine::step(const Configuration& in, std::string_view text, Configuration& out) {
     const auto byte = static_cast<uint8_t>(text.back());
     switch (in.mode) {
@@ -110,6 +104,7 @@ bool Machine::step(const Configuration& in, std::string_view text, Configuration
             return true;
         case Configuration::AFTER: return after_value(in, text, out);
         case Configuration::FREE_TEXT: return free_text(in.trigger, in.depth, byte, out);
+        case Configuration::BEGIN_TEXT: return begin_text(in, byte, out);
         case Configuration::END_TEXT: return end_text(in, byte, out);
         case Configuration::DONE: return false;
     }
@@ -300,45 +295,6 @@ bool Machine::after_value(const Configuration& in, std::string_view text, Config
     Ref<Frame> items;
     if (!await_items(in.frame, items)) return false;
     go(out, Configuration::VALUE, std::move(items), true);
-    return true;
-}
-
-// The text so far ends with `depth` bytes of a trigger's text, the longest ending that begins any.
-bool Machine::free_text(uint32_t trigger, uint32_t depth, uint8_t byte, Configuration& out) const {
-    std::string tail;
-    if (depth > 0) tail = program_.texts[program_.triggers[trigger].begin].substr(0, depth);
-    tail.push_back(static_cast<char>(byte));
-    go(out, Configuration::FREE_TEXT, Ref<Frame>(), false);
-    for (std::string_view rest = tail; !rest.empty(); rest.remove_prefix(1)) {
-        uint32_t begun = NO_INDEX;
-        for (uint32_t i = 0; i < program_.triggers.size(); ++i) {
-            const std::string& begin = program_.texts[program_.triggers[i].begin];
-            if (begin == rest) {
-                root_value(i, static_cast<int32_t>(program_.triggers[i].type), out);
-                return true;
-            }
-            if (begun == NO_INDEX && begin.starts_with(rest)) begun = i;
-        }
-        if (begun != NO_INDEX) {
-            out.trigger = begun;
-            out.depth = static_cast<uint32_t>(rest.size());
-            return true;
-        }
-    }
-    out.trigger = NO_INDEX;
-    out.depth = 0;
-    return true;
-}
-
-bool Machine::end_text(const Configuration& in, uint8_t byte, Configuration& out) const {
-    const std::string& end = trigger_end(in.trigger);
-    if (in.depth == end.size()) return free_text(NO_INDEX, 0, byte, out);
-    if (byte != static_cast<uint8_t>(end[in.depth])) return false;
-    const uint32_t trigger = in.trigger, depth = in.depth + 1;
-    const bool over = depth == end.size();
-    go(out, over ? Configuration::FREE_TEXT : Configuration::END_TEXT, Ref<Frame>(), false);
-    out.trigger = over ? NO_INDEX : trigger;
-    out.depth = over ? 0 : depth;
     return true;
 }
 

@@ -219,7 +219,8 @@ Hash Masks::key_of(const Machine& machine, const Configuration& at, std::string_
         key.mix(frames.b);
         key.mix(hash_of_tied(at, text));
     }
-    if (at.mode == Configuration::FREE_TEXT || at.mode == Configuration::END_TEXT)
+    if (at.mode == Configuration::FREE_TEXT || at.mode == Configuration::BEGIN_TEXT ||
+        at.mode == Configuration::END_TEXT)
         key.mix(uint64_t{at.trigger} << 32 | at.depth);
     if (at.in_lexeme()) mix_lexeme(machine, at, text, key);
     return key;

@@ -181,10 +181,13 @@ void read_object(Program& program, Reader in, const Sizes& sizes) {
 void read_root(Program& program, Reader& in, const Sizes& sizes, uint32_t triggers) {
     for (uint32_t i = 0; i < triggers; ++i) {
         Trigger trigger{};
+        trigger.trigger = in.id("a text", program.texts.size());
         trigger.begin = in.id("a text", program.texts.size());
         trigger.type = in.id("a type", sizes.types);
         trigger.end = in.id("a text", program.texts.size());
-        if (program.texts[trigger.begin].empty()) malformed("an empty trigger");
+        const std::string& begin = program.texts[trigger.begin];
+        const std::string& first = program.texts[trigger.trigger];
+        if (first.empty() || !begin.starts_with(first)) malformed("a trigger that doesn't begin its text");
         program.triggers.push_back(trigger);
     }
     const auto root = static_cast<uint32_t>(program.root);

@@ -79,7 +79,7 @@ struct ObjectShape {
 };
 
 struct Trigger {
-    uint32_t begin, type, end;
+    uint32_t trigger, begin, type, end;
 };
 
 class LanguagePool;

@@ -1,13 +1,13 @@
 """How many values types have at least, and whether arrays of unique items can always be completed.
 
-Counts are of distinct values, never too high, and exact where a type is simple. They bound from below what a machine may
-rely on when an item has to differ from earlier ones.
+Counts are of distinct values, never too high, and exact where a type is simple. They bound from below what a machine
+may rely on when an item has to differ from earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 
 from forge_grammar.machine.canonical import canonical
 from forge_grammar.program import NONE, ArrayShape, ObjectShape, Program, RootKind, StringTerm, TypeNode
@@ -69,9 +69,9 @@ def _count_object(shape: ObjectShape, counts: Sequence[int], endless: Sequence[b
     """Of the objects of a shape; see `ObjectShape.fullest` of the machine."""
     open_ = [prop for prop in shape.properties if prop.type != NONE]
     required = sum(prop.required for prop in open_)
-    if shape.maximum == NONE or required < shape.maximum:
-        if any(c.type != NONE and endless[c.language] for c in shape.classes):
-            return INFINITE
+    room = shape.maximum == NONE or required < shape.maximum
+    if room and any(c.type != NONE and endless[c.language] for c in shape.classes):
+        return INFINITE
     if shape.maximum != NONE and len(open_) > shape.maximum:
         optional = [prop for prop in open_ if not prop.required][: max(shape.maximum - required, 0)]
         open_ = [prop for prop in open_ if prop.required or prop in optional]
@@ -177,7 +177,7 @@ def uncertain(program: Program) -> ArrayShape | None:
 
 
 def _is_certain(shape: ArrayShape, program: Program, counts: Sequence[int], dfas: Sequence[Dfa]) -> bool:
-    @lru_cache(maxsize=None)
+    @cache
     def overlap(a: int, b: int) -> bool:
         return a == b or _overlap(program.types[a], program.types[b], dfas)
 

@@ -19,6 +19,7 @@ from forge_grammar.cardinality import uncertain
 from forge_grammar.native import extension
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import Program, RootKind, decode, encode
+from forge_grammar.structural import structural_tag
 
 
 @cache
@@ -33,7 +34,7 @@ def machine() -> Any:
 
 
 class GrammarConstraint(interface.Constraint):
-    """JSON Schema, regular expressions and choices. Thread-safe."""
+    """JSON Schema, regular expressions, choices, and JSON after triggers in free text. Thread-safe."""
 
     def __init__(self, options: GrammarOptions) -> None:
         self.options = options
@@ -58,6 +59,8 @@ class GrammarConstraint(interface.Constraint):
                 return encode(self._regex(spec))
             case "choice":
                 return encode(self._choice(spec))
+            case "structural_tag":
+                return encode(structural_tag(spec, lambda schema: self._schema(schema, strict)))
             case _:
                 raise InvalidRequest(f"this server has no constraints of the kind {kind!r}")
 

@@ -1,8 +1,8 @@
 """Values that mustn't equal earlier ones, while they're being written.
 
-An array of unique items, or something inside of an item, has ties: the values it mustn't become and still could, by what
-has been written of it. It goes on only in ways after which some value is left that is none of its ties. Of the ways
-that a shape has, so many are looked at that the answer is found by counting: to end now, to have all members that
+An array of unique items, or something inside of an item, has ties: the values it mustn't become and still could, by
+what has been written of it. It goes on only in ways after which some value is left that is none of its ties. Of the
+ways that a shape has, so many are looked at that the answer is found by counting: to end now, to have all members that
 there's room for, or to have members without end. A way that only other ways would have left open isn't taken.
 """
 
@@ -106,7 +106,7 @@ def object_differs(program: Program, shape: ObjectShape, at: int, count: int, wr
 def member_avoids(
     program: Program, shape: ObjectShape, at: int, count: int, written: int, key: str, index: int, ties: Values
 ) -> Values:
-    """The values that the member of a key mustn't have. index: of the declared property, or NONE; the rest: before it."""
+    """The values that the member of a key mustn't have. index: of the declared property, or NONE; others: before it."""
     by_value: dict[Value, set[Value]] = defaultdict(set)
     for tie in ties:
         if tie.members is not None and key in tie.members:

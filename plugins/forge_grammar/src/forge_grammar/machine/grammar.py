@@ -232,10 +232,12 @@ class ObjectShape:
     def always_extensible(self, at: int, count: int) -> bool:
         """Whether a key that nobody could know may still come, now or after the required ones."""
         room = self.maximum == NONE or count + self._remaining(at)[0] < self.maximum
-        return room and any(c.type != NONE and c.keys.dfa.words_from(c.keys.dfa.start) >= INFINITE for c in self.classes)
+        return room and any(
+            c.type != NONE and c.keys.dfa.words_from(c.keys.dfa.start) >= INFINITE for c in self.classes
+        )
 
     def fullest(self, at: int, count: int) -> list[int] | None:
-        """The declared properties of the object that has as many more as there's room for; None if those are too few."""
+        """The declared properties of the object that has as many more as there's room for; None if they're too few."""
         open_ = self._open(at)
         if self.maximum != NONE and count + len(open_) > self.maximum:
             optional = self.maximum - count - self._remaining(at)[0]
@@ -280,8 +282,9 @@ class ObjectShape:
 
 @frozen(eq=False)
 class Trigger:
-    """In free text `begin` starts a JSON value of a type, which `end` follows."""
+    """`program.Trigger`."""
 
+    trigger: bytes
     begin: bytes
     type: int
     end: bytes
@@ -334,9 +337,9 @@ class _Reader:
     def counted(self) -> tuple[int, ...]:
         return self.take(self.take(1)[0])
 
-    def trigger(self) -> tuple[bytes, int, bytes]:
-        begin, type_id, end = self.take(3)
-        return self._texts[begin], type_id, self._texts[end]
+    def trigger(self) -> tuple[bytes, bytes, int, bytes]:
+        trigger, begin, type_id, end = self.take(4)
+        return self._texts[trigger], self._texts[begin], type_id, self._texts[end]
 
     def type(self) -> Type:
         literals = [self._texts[i] for i in self.counted()]
