@@ -8,11 +8,13 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 from forge_grammar import machine as python
-from forge_grammar.cardinality import uncertain
+from forge_grammar.cardinality import count_values, uncertain
 from forge_grammar.native import extension
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import flatten
+from forge_grammar.regular.dfa import INFINITE
 from forge_grammar.schema import lower
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,3 +155,84 @@ def test_no_walk_ends_before_its_end_and_every_answer_is_valid(schema: Any, key_
         text = walk(matchers, rng)
         if text is not None:
             assert Draft202012Validator(schema).is_valid(json.loads(text)), (schema, text)
+
+
+def ways_on(schema: Any, text: str, key_order: Any = "any") -> str:
+    """The bytes that may follow a text, in all machines; a dollar for the end."""
+    matchers = machines(schema, key_order)
+    for byte in text.encode():
+        for matcher in matchers:
+            assert matcher.accept(byte), (text, chr(byte))
+    ways = [token for token in allowed(matchers) if token == EOS or (token < 256 and not TOKENS[token].isspace())]
+    return "".join("$" if token == EOS else chr(token) for token in ways)
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object", "properties": properties, "required": list(properties), "additionalProperties": False
+    }  # fmt: skip
+
+
+def unique(items: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, "uniqueItems": True, **more}
+
+
+BIT = {"enum": [0, 1]}
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "ways"),
+    [
+        (unique(closed(a=BIT)), '[{"a":0},{"a":', "1"),
+        (unique(closed(a=BIT)), '[{"a":0},{"a":1}', "]"),
+        (unique(closed(a=BIT, b=BIT)), '[{"a":0,"b":1},{"b":', "01"),
+        (unique(closed(a=BIT, b=BIT)), '[{"a":0,"b":1},{"b":1,"a":', "1"),
+        (unique(closed(a=BIT, b=BIT)), '[{"a":0,"b":1},{"b":1,"a":1},{"b":', "0"),
+        (unique(closed(a=BIT, b=BIT)), '[{"a":0,"b":0},{"b":1,"a":1},{"b":1,"a":0},{"a":', "1"),
+        (unique(closed(a=BIT, b=BIT)), '[{"a":0,"b":0},{"b":1,"a":1},{"b":1,"a":0},{"a":1,"b":0}', "]"),
+        (unique({"type": "array", "items": BIT, "minItems": 1, "maxItems": 2}), "[[0],[0", ","),
+        (unique({"type": "array", "items": BIT, "minItems": 2, "maxItems": 2}), "[[0,1],[0,0],[", "1"),
+        (unique({"type": "array", "items": DIGIT, "maxItems": 1}), "[[],[", "0123456789"),
+        (unique(unique(BIT, minItems=2)), "[[0,1],[", "1"),
+        (unique(unique(BIT, minItems=2)), "[[0,1],[1,0]", "]"),
+        (unique({"type": "object"}), '[{"a":1},{"a":1', ",.0123456789eE"),
+        (unique({}), "[1,[1],[1", ",.0123456789eE"),
+        (unique({"type": "number"}), "[1,1.0", "0123456789eE"),
+    ],
+)
+def test_only_what_can_become_a_new_item_is_written(schema: Any, text: str, ways: str) -> None:
+    assert set(ways_on(schema, text)) == set(ways)
+
+
+def test_a_text_that_can_only_become_an_earlier_item_isnt_begun() -> None:
+    schema = unique(closed(a={"type": "string", "maxLength": 1}))
+    assert "x" not in ways_on(schema, '[{"a":""},{"a":"x"},{"a":"')
+    assert '"' not in ways_on(schema, '[{"a":""},{"a":"x"},{"a":"')
+    assert "y" in ways_on(schema, '[{"a":""},{"a":"x"},{"a":"')
+
+
+def test_keys_that_would_leave_nothing_new_are_left_out() -> None:
+    schema = unique({"type": "object", "additionalProperties": {"const": 1}, "maxProperties": 1})
+    assert '"' not in ways_on(schema, '[{"a":1},{"a')
+    assert '"' in ways_on(schema, '[{"a":1},{"ab')
+    assert "}" not in ways_on(schema, "[{},{")
+
+
+def test_counts_of_values_are_never_too_high() -> None:
+    values = {
+        '{"enum": [1, 2, 2.0, "a"]}': 3,
+        '{"type": "boolean"}': 2,
+        '{"type": "integer", "minimum": 0, "maximum": 11}': 12,
+        '{"type": "string", "pattern": "^[ab]{0,2}$"}': 7,
+        '{"type": "string", "minLength": 1, "maxLength": 1}': 0x110000 - 0x800,
+        '{"type": "string"}': INFINITE,
+        '{"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}': 4,
+        '{"type": "array", "items": {"enum": [1, 2]}}': INFINITE,
+        '{"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": true}': 6,
+        json.dumps(closed(a=BIT, b={"enum": [1, 2, 3]})): 6,
+        '{"type": "object"}': INFINITE,
+    }
+    for schema, count in values.items():
+        program = lower(json.loads(schema), GrammarOptions())
+        assert count_values(program)[program.root] == count, schema
