@@ -56,8 +56,14 @@ void Masks::fill(Machine& machine, const Configuration& at, Text& text, uint32_t
     // Where a token may end an item of a unique array and begin the next one, what follows depends on the whole item.
     const bool unique = in_unique_item(machine.program(), at);
     const bool split = splits(machine, at, text.view());
+    const bool any = split && takes_any_plain(machine, at);
     if (split) add_plain(machine, at, text, row);
-    add_cached(machine, at, text, split ? vocabulary_.rest() : vocabulary_.all(), !unique, row);
+    if (any) {
+        const std::vector<uint32_t>& mask = vocabulary_.text_mask();
+        for (size_t i = 0; i < mask.size(); ++i) row[i] |= mask[i];
+    }
+    const Trie& trie = any ? vocabulary_.quoted() : split ? vocabulary_.rest() : vocabulary_.all();
+    add_cached(machine, at, text, trie, !unique, row);
     if (unique) {
         start_walk(at);
         walk(machine, text, split ? vocabulary_.rest_commas() : vocabulary_.commas());
@@ -166,7 +172,8 @@ void Masks::start_walk(const Configuration& at) {
 
 void Masks::add_cached(Machine& machine, const Configuration& at, Text& text, const Trie& trie, bool commas,
                        uint32_t* row) {
-    const Hash key = key_of(machine, at, text.view());
+    Hash key = key_of(machine, at, text.view());
+    key.mix(trie.nodes());
     if (const auto set = grammar_.cache.find(key)) {
         set->add_to(row);
         return;
