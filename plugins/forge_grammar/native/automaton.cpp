@@ -161,7 +161,7 @@ Dfa everything() {
     return dfa;
 }
 
-Dfa product(const Dfa& a, const Dfa& b, char operation) {
+Dfa product(const Dfa& a, const Dfa& b, char operation, const Limits& limits) {
     Table table;
     std::map<std::pair<uint32_t, uint32_t>, uint32_t> numbers;
     std::vector<std::pair<uint32_t, uint32_t>> pairs;
@@ -190,7 +190,7 @@ Dfa product(const Dfa& a, const Dfa& b, char operation) {
         const auto [found, fresh] =
             ids.emplace(static_cast<uint64_t>(p) << 32 | q, static_cast<uint32_t>(order.size()));
         if (fresh) {
-            if (order.size() >= MAX_DFA_STATES) throw LimitExceeded("DFA states", MAX_DFA_STATES);
+            limits.check_states(order.size() + 1);
             order.emplace_back(p, q);
         }
         return static_cast<int32_t>(found->second);
@@ -199,7 +199,7 @@ Dfa product(const Dfa& a, const Dfa& b, char operation) {
     uint64_t work = 0;
     for (size_t i = 0; i < order.size(); ++i) {
         work += pairs.size();
-        if (work > MAX_WORK) throw LimitExceeded("steps of building an automaton", MAX_WORK);
+        limits.check_work(work);
         const auto [p, q] = order[i];
         for (const auto& [class_a, class_b] : pairs)
             table.next.push_back(

@@ -11,9 +11,19 @@
 
 namespace forge::grammar {
 
-inline constexpr uint64_t MAX_DFA_STATES = 64'000;
-inline constexpr uint64_t MAX_WORK = 30'000'000;
 inline constexpr uint64_t MAX_CLASSES = 65'535;
+
+// What building one automaton may cost (regular/limits.py).
+struct Limits {
+    uint64_t states, work;
+
+    void check_states(uint64_t count) const {
+        if (count > states) throw LimitExceeded("DFA states", states);
+    }
+    void check_work(uint64_t steps) const {
+        if (steps > work) throw LimitExceeded("steps of building an automaton", work);
+    }
+};
 
 // A partial automaton in the making. next: [states * classes], -1 where no text goes on.
 struct Table {
@@ -31,9 +41,9 @@ Dfa canonical(const Table& table);
 
 Dfa everything();
 // Intersection '&', union '|' or difference '-'.
-Dfa product(const Dfa& a, const Dfa& b, char operation);
+Dfa product(const Dfa& a, const Dfa& b, char operation, const Limits& limits);
 // A finite language; texts sorted, each once.
-Dfa literals(const std::vector<std::u32string>& texts);
+Dfa literals(const std::vector<std::u32string>& texts, const Limits& limits);
 
 // What regular/determinize.py's Prepared says: rows of (op, argument, next, other next), and of each set (the last: of
 // all texts) its classes, of each class its kind, of each lookahead's automata its class for each class.
@@ -47,7 +57,7 @@ struct PreparedNfa {
     std::vector<const Dfa*> looks;
     std::vector<std::vector<uint32_t>> look_class;
 };
-Dfa determinize(const PreparedNfa& nfa, int before);
+Dfa determinize(const PreparedNfa& nfa, int before, const Limits& limits);
 
 // The block of equivalent states of each state (Valmari and Lehtinen, 2008); transitions in any order, each from a state
 // that is reachable and to one that reaches a final state.

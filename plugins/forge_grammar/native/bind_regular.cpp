@@ -71,14 +71,16 @@ Dfa from_table(int32_t start, std::vector<uint32_t> bounds, std::vector<uint32_t
     table.bounds = std::move(bounds);
     table.range_class = std::move(range_class);
     table.accepting = std::move(accepting);
-    return without_gil([&] { return product(canonical(table), everything(), '&'); });
+    const Limits enough{UINT64_MAX, UINT64_MAX};   // no more states than the table has
+    return without_gil([&] { return product(canonical(table), everything(), '&', enough); });
 }
 
 // rows: int32, four for each state of the NFA; all was made by regular/determinize.py's `prepare`.
 Dfa determinize_prepared(const nb::bytes& rows, uint32_t start, int before, std::vector<uint32_t> bounds,
                          std::vector<uint32_t> range_class, uint32_t classes,
                          std::vector<std::vector<uint32_t>> members, std::vector<uint8_t> kind,
-                         std::vector<const Dfa*> looks, std::vector<std::vector<uint32_t>> look_class) {
+                         std::vector<const Dfa*> looks, std::vector<std::vector<uint32_t>> look_class,
+                         uint64_t max_states, uint64_t max_work) {
     PreparedNfa nfa;
     nfa.rows.resize(rows.size() / sizeof(nfa.rows[0]));
     std::memcpy(nfa.rows.data(), rows.data(), nfa.rows.size() * sizeof(nfa.rows[0]));
@@ -90,7 +92,7 @@ Dfa determinize_prepared(const nb::bytes& rows, uint32_t start, int before, std:
     nfa.kind = std::move(kind);
     nfa.looks = std::move(looks);
     nfa.look_class = std::move(look_class);
-    return without_gil([&] { return determinize(nfa, before); });
+    return without_gil([&] { return determinize(nfa, before, {max_states, max_work}); });
 }
 
 void translate_limits() {
@@ -134,15 +136,14 @@ void bind_regular(nb::module_& m) {
             },
             nb::arg("state"), nb::arg("low"), nb::arg("high") = -1);
     m.def("everything", &everything);
-    m.def("empty", [] { return product(everything(), everything(), '-'); });
-    m.def("complement", [](const Dfa& a) { return without_gil([&] { return product(everything(), a, '-'); }); });
-    m.def("product", [](const Dfa& a, const Dfa& b, char operation) {
-        return without_gil([&] { return product(a, b, operation); });
+    m.def("empty", [] { return canonical(Table{}); });
+    m.def("product", [](const Dfa& a, const Dfa& b, char operation, uint64_t max_states, uint64_t max_work) {
+        return without_gil([&] { return product(a, b, operation, {max_states, max_work}); });
     });
-    m.def("literals", [](const nb::list& texts) {
+    m.def("literals", [](const nb::list& texts, uint64_t max_states, uint64_t max_work) {
         std::vector<std::u32string> words;
         for (nb::handle text : texts) words.push_back(code_points(text));
-        return without_gil([&] { return literals(words); });
+        return without_gil([&] { return literals(words, {max_states, max_work}); });
     });
     m.def("from_table", &from_table);
     m.def("determinize_prepared", &determinize_prepared);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <unordered_map>
 
 #include "automaton.hpp"
 
@@ -17,9 +18,21 @@ using Pending = std::vector<std::pair<uint32_t, uint32_t>>;   // (automaton of a
 using Thread = std::pair<uint32_t, int32_t>;                  // (state of the NFA, number of a Pending)
 using Threads = std::vector<Thread>;                          // sorted
 
+using State = std::pair<Threads, int>;                        // (threads, what stands before)
+
+struct StateHash {
+    size_t operator()(const State& state) const {
+        uint64_t hash = 1469598103934665603u ^ static_cast<uint64_t>(state.second);
+        for (const auto& [pc, pending] : state.first)
+            hash = (hash ^ (static_cast<uint64_t>(pc) << 20) ^ static_cast<uint64_t>(pending)) * 1099511628211u;
+        return hash ^ hash >> 32;
+    }
+};
+
 class Construction {
    public:
-    explicit Construction(const PreparedNfa& nfa) : nfa_(nfa) {
+    Construction(const PreparedNfa& nfa, const Limits& limits)
+        : nfa_(nfa), limits_(limits), seen_(nfa.rows.size()), targets_(nfa.classes) {
         for (const auto& row : nfa.rows)
             asks_word_ |= row[0] == BOUNDARY || row[0] == NO_BOUNDARY || row[0] == LOOK;
         intern({});
@@ -41,7 +54,7 @@ class Construction {
    private:
     void spend(uint64_t steps) {
         work_ += steps;
-        if (work_ > MAX_WORK) throw LimitExceeded("steps of building an automaton", MAX_WORK);
+        limits_.check_work(work_);
     }
 
     int op(const Thread& thread) const { return nfa_.rows[thread.first][0]; }
@@ -62,9 +75,9 @@ class Construction {
         if (threads.empty()) return -1;
         if (!asserts(threads) || (before == WORD && !asks_word_)) before = OTHER;
         const auto [found, fresh] =
-            ids_.emplace(std::pair(std::move(threads), before), static_cast<int32_t>(order_.size()));
+            ids_.emplace(State(std::move(threads), before), static_cast<int32_t>(order_.size()));
         if (fresh) {
-            if (order_.size() >= MAX_DFA_STATES) throw LimitExceeded("DFA states", MAX_DFA_STATES);
+            limits_.check_states(order_.size() + 1);
             order_.push_back(&found->first);
         }
         return found->second;
@@ -72,35 +85,40 @@ class Construction {
 
     void add_row(const Threads& threads, int before) {
         spend(nfa_.classes);
-        std::vector<Threads> targets(nfa_.classes);
+        for (Threads& each : targets_) each.clear();
         if (asserts(threads)) {
             const Threads words = enter(threads, before, WORD), others = enter(threads, before, OTHER);
-            move(words, WORD, targets);
-            move(others, OTHER, targets);
+            move(words, WORD);
+            move(others, OTHER);
         } else {
-            move(threads, WORD, targets);
-            move(threads, OTHER, targets);
+            move(threads, WORD);
+            move(threads, OTHER);
         }
-        std::map<std::pair<Threads, int>, int32_t> known;
+        // Classes that lead to the same threads are followed once.
+        std::unordered_map<State, int32_t, StateHash> known;
         for (uint32_t c = 0; c < nfa_.classes; ++c) {
-            Threads& each = targets[c];
-            std::sort(each.begin(), each.end());
-            each.erase(std::unique(each.begin(), each.end()), each.end());
-            const auto [found, fresh] = known.emplace(std::pair(each, asks_word_ ? nfa_.kind[c] : 0), -1);
-            if (fresh && !each.empty()) found->second = number(enter(each, nfa_.kind[c], UNKNOWN), nfa_.kind[c]);
-            table_.next.push_back(found->second);
+            Threads& each = targets_[c];
+            int32_t target = -1;
+            if (!each.empty()) {
+                std::sort(each.begin(), each.end());
+                each.erase(std::unique(each.begin(), each.end()), each.end());
+                const auto [found, fresh] = known.emplace(State(each, asks_word_ ? nfa_.kind[c] : 0), -1);
+                if (fresh) found->second = number(enter(each, nfa_.kind[c], UNKNOWN), nfa_.kind[c]);
+                target = found->second;
+            }
+            table_.next.push_back(target);
         }
     }
 
     // One character of each class of a kind.
-    void move(const Threads& threads, int kind, std::vector<Threads>& targets) {
+    void move(const Threads& threads, int kind) {
         for (const Thread& thread : threads) {
             const auto& row = nfa_.rows[thread.first];
             const auto take = [&](uint32_t c, uint32_t follow) {
                 if (nfa_.kind[c] != kind) return;
                 spend(1);
                 const int32_t pending = advance(thread.second, c);
-                if (pending != FAILED) targets[c].emplace_back(follow, pending);
+                if (pending != FAILED) targets_[c].emplace_back(follow, pending);
             };
             if (row[0] == ALL)
                 for (uint32_t c : nfa_.members.back()) take(c, thread.first);
@@ -139,12 +157,20 @@ class Construction {
 
     // Follow all that needs no character. following: what comes next, where that is known (NOTHING: the end).
     Threads enter(Threads stack, int before, int following) {
-        std::set<Thread> seen;
+        ++stamp_;
+        uint64_t steps = 0;
+        std::set<Thread> asking;
         Threads kept;
         while (!stack.empty()) {
             const Thread thread = stack.back();
             stack.pop_back();
-            if (!seen.insert(thread).second) continue;
+            if (thread.second) {
+                if (!asking.insert(thread).second) continue;
+            } else {
+                if (seen_[thread.first] == stamp_) continue;
+                seen_[thread.first] = stamp_;
+            }
+            ++steps;
             const auto& [operation, argument, follow, other] = nfa_.rows[thread.first];
             const uint32_t next = follow;
             switch (operation) {
@@ -169,7 +195,7 @@ class Construction {
                         stack.emplace_back(next, thread.second);
             }
         }
-        spend(seen.size());
+        spend(steps);
         return reduce(std::move(kept));
     }
 
@@ -216,17 +242,23 @@ class Construction {
     }
 
     const PreparedNfa& nfa_;
+    const Limits limits_;
     bool asks_word_ = false;
     uint64_t work_ = 0;
     Table table_;
     std::map<Pending, int32_t> pending_ids_;
     std::vector<const Pending*> pendings_;
-    std::map<std::pair<Threads, int>, int32_t> ids_;
-    std::vector<const std::pair<Threads, int>*> order_;
+    std::unordered_map<State, int32_t, StateHash> ids_;
+    std::vector<const State*> order_;
+    uint64_t stamp_ = 0;
+    std::vector<uint64_t> seen_;        // per state of the NFA with nothing pending, when it was last entered
+    std::vector<Threads> targets_;      // per class
 };
 
 }  // namespace
 
-Dfa determinize(const PreparedNfa& nfa, int before) { return Construction(nfa).build(before); }
+Dfa determinize(const PreparedNfa& nfa, int before, const Limits& limits) {
+    return Construction(nfa, limits).build(before);
+}
 
 }  // namespace forge::grammar

@@ -12,6 +12,8 @@ using Node = std::pair<bool, Edges>;
 
 class Builder {
    public:
+    explicit Builder(const Limits& limits) : limits_(limits) {}
+
     void add(const std::u32string& word) {
         size_t common = 0;
         while (common < previous_.size() && common < word.size() && previous_[common] == word[common]) ++common;
@@ -35,13 +37,14 @@ class Builder {
             path_.pop_back();
             const auto [found, fresh] = register_.emplace(node, static_cast<uint32_t>(nodes_.size()));
             if (fresh) {
-                if (nodes_.size() >= MAX_DFA_STATES) throw LimitExceeded("DFA states", MAX_DFA_STATES);
+                limits_.check_states(nodes_.size() + 1);
                 nodes_.push_back(std::move(node));
             }
             path_.back().second.emplace_back(previous_[path_.size() - 1], found->second);
         }
     }
 
+    const Limits& limits_;
     std::map<Node, uint32_t> register_;
     std::vector<Node> nodes_, path_{1};
     std::u32string previous_;
@@ -49,9 +52,9 @@ class Builder {
 
 }  // namespace
 
-Dfa literals(const std::vector<std::u32string>& texts) {
+Dfa literals(const std::vector<std::u32string>& texts, const Limits& limits) {
     const auto surrogate = [](char32_t cp) { return cp >= 0xD800 && cp <= 0xDFFF; };
-    Builder builder;
+    Builder builder(limits);
     std::vector<char32_t> chars;
     bool any = false;
     for (const std::u32string& text : texts) {
@@ -83,8 +86,7 @@ Dfa literals(const std::vector<std::u32string>& texts) {
         }
     }
     const std::vector<Node> nodes = builder.finish();
-    if (static_cast<uint64_t>(nodes.size()) * table.classes > MAX_WORK)
-        throw LimitExceeded("steps of building an automaton", MAX_WORK);
+    limits.check_work(static_cast<uint64_t>(nodes.size()) * table.classes);
     table.start = static_cast<int32_t>(nodes.size()) - 1;
     table.next.assign(nodes.size() * table.classes, -1);
     for (size_t i = 0; i < nodes.size(); ++i) {

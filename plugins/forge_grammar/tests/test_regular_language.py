@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 from forge_grammar import formats
 from forge_grammar.native import extension
-from forge_grammar.regular import INFINITE, Language, LimitExceeded
+from forge_grammar.regular import INFINITE, Language, LimitExceeded, Limits, limited
 from forge_grammar.regular.backend import Backend, native_backend, python_backend
 from forge_grammar.regular.dfa import DEAD, Dfa
+from forge_grammar.regular.nfa import Nfa
 from forge_grammar.regular.regex import compile_regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+LIMITS = Limits()
 PATTERNS = st.recursive(
     st.sampled_from(["a", "b", "[^a]", "[a-c]", "é", ".", "", "^", "$", r"\b", "(?=a)", "(?!b)"]),
     lambda inner: st.one_of(
@@ -34,9 +38,19 @@ def native() -> Backend:
 
 
 def compiled(backend: Backend, pattern: str, whole: bool) -> bytes:
-    dfa = compile_regex(pattern, whole, backend.determinize, backend.complement)
-    data: bytes = dfa.to_bytes()
+    data: bytes = automaton(backend, pattern, whole).to_bytes()
     return data
+
+
+def automaton(backend: Backend, pattern: str, whole: bool, limits: Limits = LIMITS) -> Any:
+    def determinize(nfa: Nfa, before: int) -> Any:
+        return backend.determinize(nfa, before, limits)
+
+    return compile_regex(pattern, whole, determinize, partial(complement, backend))
+
+
+def complement(backend: Backend, dfa: Any) -> Any:
+    return backend.product(backend.everything(), dfa, "-", LIMITS)
 
 
 @settings(max_examples=200, deadline=None)
@@ -62,9 +76,9 @@ def test_extension_and_python_agree_bit_for_bit(one: str, two: str, whole: bool)
     fast, slow = native(), python_backend()
     results = []
     for backend in (fast, slow):
-        a, b = (compile_regex(p, whole, backend.determinize, backend.complement) for p in (one, two))
-        results.append([a.to_bytes(), backend.complement(a).to_bytes()])
-        results[-1] += [backend.product(a, b, operation).to_bytes() for operation in "&|-"]
+        a, b = (automaton(backend, pattern, whole) for pattern in (one, two))
+        results.append([a.to_bytes(), complement(backend, a).to_bytes()])
+        results[-1] += [backend.product(a, b, operation, LIMITS).to_bytes() for operation in "&|-"]
     assert results[0] == results[1]
 
 
@@ -87,7 +101,7 @@ def test_literals_are_exactly_the_texts(texts: list[str]) -> None:
     language = Language.literals(texts)
     assert language.words(100) == sorted(set(texts))
     assert language.count == len(set(texts))
-    assert language.to_bytes() == python_backend().literals(sorted(set(texts))).to_bytes()
+    assert language.to_bytes() == python_backend().literals(sorted(set(texts)), LIMITS).to_bytes()
     union = Language.none()
     for text in texts:
         union |= Language.literals([text])
@@ -121,7 +135,7 @@ def test_questions_match_brute_force(pattern: str) -> None:
 
 
 def test_lengths_far_away_follow_the_period(backend: Backend) -> None:
-    dfa = compile_regex("(aaa)*b(cccccc)*", True, backend.determinize, backend.complement)
+    dfa = automaton(backend, "(aaa)*b(cccccc)*", True)
     assert dfa.reaches(0, 3_000_001, 3_000_001)
     assert not dfa.reaches(0, 3_000_002, 3_000_003)
     assert dfa.reaches(0, 3_000_002, 3_000_004)
@@ -131,7 +145,7 @@ def test_lengths_far_away_follow_the_period(backend: Backend) -> None:
 
 def test_counts_saturate(backend: Backend) -> None:
     def count(pattern: str) -> int:
-        dfa = compile_regex(pattern, True, backend.determinize, backend.complement)
+        dfa = automaton(backend, pattern, True)
         return int(dfa.words_from(dfa.start))
 
     assert count("[a-j]{0,8}") == sum(10**n for n in range(9))
@@ -142,7 +156,7 @@ def test_counts_saturate(backend: Backend) -> None:
 
 
 def test_live_in_and_universal(backend: Backend) -> None:
-    dfa = compile_regex("a[\u00e9\U0001f600][^]*", True, backend.determinize, backend.complement)
+    dfa = automaton(backend, "a[\u00e9\U0001f600][^]*", True)
     after = dfa.step(dfa.start, ord("a"))
     assert dfa.live_in(after, 0x80, 0x10FFFF)
     assert dfa.live_in(after, 0xE0, 0xE9)
@@ -195,8 +209,46 @@ def test_corrupt_bytes_are_refused(backend: Backend) -> None:
 
 
 def test_products_that_explode_are_refused(backend: Backend) -> None:
-    chain = [compile_regex(f"(a{{{n}}})*", True, backend.determinize, backend.complement) for n in (31, 37, 41, 43)]
-    pair = backend.product(chain[0], chain[1], "&")
+    chain = [automaton(backend, f"(a{{{n}}})*", True) for n in (31, 37, 41, 43)]
+    pair = backend.product(chain[0], chain[1], "&", LIMITS)
     with pytest.raises(LimitExceeded) as caught:
-        backend.product(pair, backend.product(chain[2], chain[3], "&"), "&")
+        backend.product(pair, backend.product(chain[2], chain[3], "&", LIMITS), "&", LIMITS)
     assert (caught.value.name, caught.value.limit) == ("DFA states", 64_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "name", "option"),
+    [
+        (Limits(states=20), "DFA states", "constraint.options.max_states"),
+        (Limits(work=50), "steps of building an automaton", "constraint.options.max_work"),
+    ],
+)
+def test_each_way_to_make_an_automaton_keeps_to_the_limits_that_hold(limits: Limits, name: str, option: str) -> None:
+    ways: list[Callable[[], Language]] = [
+        lambda: Language.regex("^(ab|cd){40}$"),
+        lambda: Language.regex("^(?:x|y)*$") - Language.literals(["xy" * 20]),
+        lambda: Language.literals(["q" * 30, "rs" * 20]),
+    ]
+    for way in ways:
+        free = way()
+        with limited(limits), pytest.raises(LimitExceeded) as caught:
+            way()
+        assert caught.value.name == name
+        assert option in str(caught.value)
+        assert way() == free
+
+
+def test_both_implementations_reach_a_limit_at_the_same_step() -> None:
+    def least(backend: Backend, limited_to: Callable[[int], Limits]) -> int:
+        low, high = 1, 100_000
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                automaton(backend, "(?!a{3})(a|b|aa){2,9}c$", True, limited_to(middle))
+                high = middle
+            except LimitExceeded:
+                low = middle + 1
+        return low
+
+    for limited_to in (lambda n: Limits(states=n), lambda n: Limits(work=n)):
+        assert 10 < least(native(), limited_to) == least(python_backend(), limited_to) < 100_000

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import asdict
+from forge_grammar.constraint import GrammarConstraint
 from forge_grammar.options import GrammarOptions
 from forge_grammar.schema import SchemaError, lower
 
@@ -75,14 +77,40 @@ def test_an_unknown_format_can_be_an_annotation(oracle: Any) -> None:
 
 
 def test_too_many_subschemas_are_refused_by_the_name_of_the_limit() -> None:
-    with pytest.raises(SchemaError, match="max_nodes = 10"):
+    with pytest.raises(SchemaError, match=r"constraint\.options\.max_nodes = 10 "):
         lower({"properties": {str(i): {} for i in range(20)}}, GrammarOptions(max_nodes=10))
 
 
 def test_a_union_that_explodes_is_refused_by_the_name_of_the_limit() -> None:
     clauses = [{"anyOf": [{"required": [f"a{i}"]}, {"required": [f"b{i}"]}]} for i in range(30)]
-    with pytest.raises(SchemaError, match="alternatives = 256"):
+    with pytest.raises(SchemaError, match=r"constraint\.options\.max_alternatives = 256"):
         lower({"allOf": clauses}, GrammarOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "schema"),
+    [
+        (GrammarOptions(max_states=50), {"type": "string", "pattern": "^(one|two){30}$"}),
+        (GrammarOptions(max_states=10), {"type": "number", "exclusiveMinimum": 17.25}),
+        (GrammarOptions(max_work=100), {"type": "string", "pattern": "^[a-f]+(x|yz){9}$"}),
+        (GrammarOptions(max_states=30), {"allOf": [{"pattern": "^(a{7})*$"}, {"pattern": "^(a{9})*$"}]}),
+        (GrammarOptions(max_steps=100), {"properties": {str(i): {"enum": [i]} for i in range(99)}}),
+        (GrammarOptions(max_schema_bytes=100), {"title": "x" * 100}),
+        (GrammarOptions(max_seconds=1e-9), {"properties": {str(i): {"enum": [i]} for i in range(999)}}),
+    ],
+)
+def test_each_limit_is_an_option_and_named_as_that(options: GrammarOptions, schema: Any) -> None:
+    (name,) = (field for field, value in asdict(options).items() if value != asdict(GrammarOptions())[field])
+    with pytest.raises(InvalidRequest, match=rf"constraint\.options\.{name}\b"):
+        GrammarConstraint(options).lower("json_schema", schema)
+    GrammarConstraint(GrammarOptions()).lower("json_schema", schema)
+
+
+@pytest.mark.parametrize(("kind", "spec"), [("regex", "(ab|cd){30}"), ("choice", ["x" * 30, "y" * 20])])
+def test_a_regex_and_a_choice_keep_to_the_limits_too(kind: str, spec: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"constraint\.options\.max_states"):
+        GrammarConstraint(GrammarOptions(max_states=20)).lower(kind, spec)
+    GrammarConstraint(GrammarOptions()).lower(kind, spec)
 
 
 def test_nesting_and_chains_of_references_have_no_depth_limit_of_their_own(oracle: Any) -> None:

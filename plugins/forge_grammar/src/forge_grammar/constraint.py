@@ -9,6 +9,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -44,8 +45,11 @@ class GrammarConstraint(interface.Constraint):
         self._lock = Lock()
 
     def lower(self, kind: str, spec: object, *, strict: bool = False) -> bytes:
+        from forge_grammar.regular import Limits, limited
+
         try:
-            return self._lowered(kind, spec, strict)
+            with limited(Limits(self.options.max_states, self.options.max_work)):
+                return self._lowered(kind, spec, strict)
         except RecursionError as error:
             raise InvalidRequest("it is nested too deeply") from error
 
@@ -104,7 +108,7 @@ class GrammarConstraint(interface.Constraint):
     def _schema(self, schema: object, strict: bool) -> Program:
         from forge_grammar.schema import lower
 
-        size = len(json.dumps(schema, ensure_ascii=False).encode(errors="surrogatepass"))
+        size = _json_size(schema)
         if size > self.options.max_schema_bytes:
             raise InvalidRequest(
                 f"the schema has {size} bytes; constraint.options.max_schema_bytes is {self.options.max_schema_bytes}"
@@ -161,6 +165,14 @@ def _place_of_unique_items(schema: object) -> str:
             steps = [(str(i), value) for i, value in enumerate(node)] if isinstance(node, list) else []
         pending += [(value, f"{at}/{step}") for step, value in steps]
     return found[0] if len(found) == 1 else ""
+
+
+def _json_size(value: object) -> int:
+    """The bytes of a value as compact JSON."""
+    try:
+        return len(msgspec.json.encode(value))
+    except (UnicodeEncodeError, OverflowError):  # lone surrogates, long integers
+        return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 class CompiledGrammar(interface.Grammar):

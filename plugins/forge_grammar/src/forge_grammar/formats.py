@@ -8,9 +8,10 @@ seconds, no year 0000.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 from forge_grammar.regular import Language
+from forge_grammar.regular.limits import remembered
 
 _DAY_PAIRS = "(?:0[48]|[2468][048]|[13579][26])"
 _DATE = (
@@ -56,9 +57,6 @@ def _email(above: str, domain: str) -> str:
     quoted = rf'"(?:[ !#-\[\]-~{above}]|\\[ -~])*"'
     return rf"(?:{atom}(?:\.{atom})*|{quoted})@(?:{domain}|{_LITERAL})"
 
-
-_LOCAL_PART = '[^]{1,64}@[^"@]*'
-"""At most 64 code points before the last @ (RFC 5321, section 4.5.3.1.1)."""
 
 _INTERNATIONAL_LABEL = f"[{_INTERNATIONAL}](?:[{_INTERNATIONAL}-]{{0,61}}[{_INTERNATIONAL}])?"
 
@@ -114,11 +112,21 @@ MAX_LENGTHS = {"hostname": 253, "email": 254, "idn-email": 254}
 in far fewer states."""
 
 
-@cache
+@remembered(64)
 def format_language(name: str) -> Language:
     """The texts of a format (lengths beside: `MAX_LENGTHS`). Errors: `KeyError` if it isn't one of `FORMATS`."""
     language = Language.regex(_PATTERNS[name], whole=True)
-    return language & Language.regex(_LOCAL_PART, whole=True) if name.endswith("email") else language
+    return language & _short_local_part() if name.endswith("email") else language
+
+
+@remembered(1)
+def _short_local_part() -> Language:
+    """At most 64 code points before the last @ (RFC 5321, section 4.5.3.1.1). Where a quoted part ends is told first,
+    so that no state has to count beyond it.
+    """
+    plain = Language.regex('[^"@]{1,64}@[^"@]*', whole=True)
+    quoted = Language.regex(r'"(?:[^"\\]|\\[^])*"@[^"@]*', whole=True)
+    return plain | (quoted & Language.regex('"[^]{0,62}"@[^"@]*', whole=True))
 
 
 FORMATS: dict[str, Callable[[], Language]] = {name: partial(format_language, name) for name in _PATTERNS}

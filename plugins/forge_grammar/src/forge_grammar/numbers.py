@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache, lru_cache
 from math import ceil, floor, lcm
 from typing import Any, NamedTuple
 
 from attrs import frozen
 
 from forge_grammar.regular import Language, LimitExceeded
+from forge_grammar.regular.limits import current_limits, remembered
 
 DIGITS = 20
 MAX_DIGITS = 400
-MAX_STATES = 40_000
 MAX_LISTED = 1_000
 
 Number = int | float | Decimal
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def number_language(
     *,
     integer: bool,
@@ -55,7 +54,9 @@ def number_language(
             return Language.literals(listed)
         divisor = None if divisor == 1 else divisor
     scale = 0 if divisor is None else len(_digits(divisor)[1])
-    language = _Numbers(integer, low, high, None, apart, max(DIGITS, scale)).language()
+    language = _written(integer, *_most_digits([*(b.value for b in (low, high) if b), *apart], max(DIGITS, scale)))
+    if low or high or apart:
+        language &= _Numbers(integer, low, high, None, apart).language()
     return language if divisor is None else language & _multiples(integer, divisor)
 
 
@@ -85,7 +86,7 @@ def _common_multiple(values: list[Fraction]) -> Fraction | None:
     return Fraction(lcm(*(int(value * scale) for value in values)), scale)
 
 
-@cache
+@remembered(2)
 def _unrestricted(integer: bool) -> Language:
     digits = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}})"
     if integer:
@@ -94,10 +95,33 @@ def _unrestricted(integer: bool) -> Language:
     return Language.regex(digits + rest, whole=True) - Language.regex(r"-0(\.0+)?([eE].*)?", whole=True)
 
 
-@lru_cache(maxsize=128)
+@remembered(128)
+def _written(integer: bool, whole: int, fraction: int) -> Language:
+    """The texts of numbers without exponent, of at most so many digits. Digits are counted here alone: automata that
+    compare and count at once have many more states.
+    """
+    digits = rf"-?(0|[1-9][0-9]{{0,{whole - 1}}})"
+    if integer:
+        return Language.regex(digits, whole=True) - Language.literals(["-0"])
+    return Language.regex(rf"{digits}(\.[0-9]{{1,{fraction}}})?", whole=True) - Language.regex(r"-0(\.0+)?", whole=True)
+
+
+def _most_digits(given: list[Fraction], fraction: int) -> tuple[int, int]:
+    """How many digits a text may have before the point and after it: one more than the numbers given, where they have
+    many.
+    """
+    sizes = [tuple(map(len, _digits(abs(value)))) for value in given]
+    wholes, fractions = zip(*sizes) if sizes else ((), ())
+    return (
+        max([DIGITS, *(n + 1 for n in wholes if n >= DIGITS)]),
+        max([fraction, *(n + 1 for n in fractions if n >= DIGITS)]),
+    )
+
+
+@remembered(128)
 def _multiples(integer: bool, divisor: Fraction) -> Language:
-    """The texts of multiples, of any length: apart from the rest, since digits needn't be counted for them."""
-    return _Numbers(integer, None, None, divisor, frozenset(), None).language()
+    """The texts of multiples, of any length."""
+    return _Numbers(integer, None, None, divisor, frozenset()).language()
 
 
 def _listed(low: _Bound | None, high: _Bound | None, step: int, apart: frozenset[Fraction]) -> list[str] | None:
@@ -220,6 +244,8 @@ SIGN, ZERO, WHOLE, POINT, FRACTION = range(5)
 
 
 class _State(NamedTuple):
+    """read: digits before the point, or after it, no more than matter to some part."""
+
     side: int
     phase: int
     read: int
@@ -227,10 +253,7 @@ class _State(NamedTuple):
 
 
 class _Numbers:
-    """Builds the automaton: of either sign, parts that each follow the digits.
-
-    digits: how many a text may have after the point, and before it, where the numbers given have no more; None: any.
-    """
+    """Builds the automaton: of either sign, parts that each follow the digits, which may be any number."""
 
     def __init__(
         self,
@@ -239,7 +262,6 @@ class _Numbers:
         high: _Bound | None,
         divisor: Fraction | None,
         apart: frozenset[Fraction],
-        digits: int | None,
     ) -> None:
         self.integer = integer
         self.sides = [self._side(low, high, divisor, apart), None]
@@ -247,12 +269,10 @@ class _Numbers:
         negative = self._side(mirrored[0], mirrored[1], divisor, frozenset(-each for each in apart if each < 0))
         if negative is not None:
             self.sides[1] = [*negative, _Compare(Fraction(0), frozenset((MORE,)))]
-        given = [_digits(abs(bound.value)) for bound in (low, high) if bound] + [_digits(abs(each)) for each in apart]
-        wholes, fractions = ([len(part) for part in parts] for parts in zip(*given)) if given else ([], [])
-        self.counts = digits is not None
-        self.max_whole = max([DIGITS, *(n + 1 for n in wholes if n >= DIGITS)])
-        self.max_fraction = max([digits or DIGITS, *(n + 1 for n in fractions if n >= DIGITS)])
-        self.scale = 0 if divisor is None else len(_digits(divisor)[1])
+        given = [bound.value for bound in (low, high) if bound] + [*apart, *([] if divisor is None else [divisor])]
+        sizes = [tuple(map(len, _digits(abs(value)))) for value in given]
+        self.enough_whole, self.enough_fraction = (max(1, *each) for each in zip((1, 1), *sizes))
+        self.max_states = current_limits().states
         self.ids: dict[_State, int] = {}
         self.order: list[_State] = []
 
@@ -296,8 +316,8 @@ class _Numbers:
             return -1
         at = self.ids.setdefault(state, len(self.order))
         if at == len(self.order):
-            if at >= MAX_STATES:
-                raise LimitExceeded("states of an automaton of numbers", MAX_STATES)
+            if at >= self.max_states:
+                raise LimitExceeded("DFA states", self.max_states)
             self.order.append(state)
         return at + 1
 
@@ -308,19 +328,13 @@ class _Numbers:
     def _after_digit(self, state: _State, digit: int) -> _State | None:
         parts = self.sides[state.side] or []
         if state.phase in (POINT, FRACTION):
-            if self.counts and state.read >= self.max_fraction:
-                return None
             moved = [part.fraction_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
-            return self._state(state, FRACTION, self._count(state.read, self.scale), moved)
-        if state.phase == ZERO or (self.counts and state.read >= self.max_whole):
+            return self._state(state, FRACTION, min(state.read + 1, self.enough_fraction), moved)
+        if state.phase == ZERO:
             return None
         moved = [part.whole_digit(s, state.read, digit) for part, s in zip(parts, state.parts)]
         phase = ZERO if not digit and state.phase == SIGN else WHOLE
-        return self._state(state, phase, self._count(state.read, 1), moved)
-
-    def _count(self, read: int, enough: int) -> int:
-        """One digit more; where digits aren't counted, not beyond as many as matter."""
-        return read + 1 if self.counts else min(read + 1, max(enough, 1))
+        return self._state(state, phase, min(state.read + 1, self.enough_whole), moved)
 
     def _after_point(self, state: _State) -> _State | None:
         if self.integer or state.phase not in (ZERO, WHOLE):

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from json import JSONEncoder
+from json.encoder import encode_basestring
 
 import msgspec
 from attrs import field, frozen
@@ -160,7 +161,7 @@ class Flat:
 
 def json_text(value: str | int | float | bool | None) -> str:
     """The canonical JSON text of a scalar: the only form in which literals and names are written."""
-    return _ENCODE(value)
+    return encode_basestring(value) if type(value) is str else _ENCODE(value)
 
 
 def encode(program: Program) -> bytes:
@@ -244,7 +245,7 @@ def _array_words(shape: ArrayShape) -> list[int]:
 
 
 def _object_words(shape: ObjectShape, pool: _Texts) -> list[int]:
-    names = [_ENCODE(prop.name).encode() for prop in shape.properties]
+    names = [encode_basestring(prop.name).encode() for prop in shape.properties]
     words = [shape.minimum, shape.maximum, len(names)]
     for name, prop in zip(names, shape.properties):
         words += (pool.add_bytes(name), prop.type, prop.required)

@@ -5,5 +5,6 @@ Knows nothing of JSON. The extension computes them where it is there; results ar
 
 from forge_grammar.regular.errors import LimitExceeded, RegexError
 from forge_grammar.regular.language import INFINITE, Language
+from forge_grammar.regular.limits import Limits, limited
 
-__all__ = ["INFINITE", "Language", "LimitExceeded", "RegexError"]
+__all__ = ["INFINITE", "Language", "LimitExceeded", "Limits", "RegexError", "limited"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from forge_grammar.regular.dfa import DEAD, SURROGATES, Dfa
-from forge_grammar.regular.errors import MAX_CLASSES, MAX_DFA_STATES, MAX_WORK, LimitExceeded
+from forge_grammar.regular.errors import MAX_CLASSES, LimitExceeded
+from forge_grammar.regular.limits import Limits
 from forge_grammar.regular.minimize import minimal_blocks
 
 Rows = list[list[int]]
@@ -110,12 +112,7 @@ def everything() -> Dfa:
     return Dfa(0, 1, 2, [0, SURROGATES[0], SURROGATES[1] + 1], [0, 1, 0], [0, DEAD], [1])
 
 
-def complement(a: Dfa) -> Dfa:
-    """All other texts."""
-    return product(everything(), a, "-")
-
-
-def product(a: Dfa, b: Dfa, operation: str) -> Dfa:
+def product(a: Dfa, b: Dfa, operation: str, limits: Limits) -> Dfa:
     """Intersection `&`, union `|` or difference `-`. Errors: `LimitExceeded`."""
     accepts, needs = _OPERATIONS[operation]
     bounds, range_class, pairs = refine(a, b)
@@ -127,8 +124,7 @@ def product(a: Dfa, b: Dfa, operation: str) -> Dfa:
             return -1
         at = ids.setdefault((p, q), len(order))
         if at == len(order):
-            if at >= MAX_DFA_STATES:
-                raise LimitExceeded("DFA states", MAX_DFA_STATES)
+            check_states(at + 1, limits)
             order.append((p, q))
         return at
 
@@ -137,8 +133,7 @@ def product(a: Dfa, b: Dfa, operation: str) -> Dfa:
     work = 0
     for p, q in order:
         work += len(pairs)
-        if work > MAX_WORK:
-            raise LimitExceeded("steps of building an automaton", MAX_WORK)
+        check_work(work, limits)
         row_a = None if p == DEAD else p * a.classes
         row_b = None if q == DEAD else q * b.classes
         rows.append(
@@ -183,7 +178,19 @@ def refine(a: Dfa, b: Dfa) -> tuple[list[int], list[int], list[tuple[int, int]]]
         j += next_b == at
 
 
-def literals(texts: Iterable[str]) -> Dfa:
+def check_states(count: int, limits: Limits) -> None:
+    """Errors: `LimitExceeded` for more states than are allowed."""
+    if count > limits.states:
+        raise LimitExceeded("DFA states", limits.states)
+
+
+def check_work(steps: int, limits: Limits) -> None:
+    """Errors: `LimitExceeded` for more steps than are allowed."""
+    if steps > limits.work:
+        raise LimitExceeded("steps of building an automaton", limits.work)
+
+
+def literals(texts: Iterable[str], limits: Limits) -> Dfa:
     """A finite language (Daciuk et al., Incremental construction of minimal acyclic finite-state automata, 2000).
 
     Errors: `LimitExceeded`.
@@ -204,8 +211,7 @@ def literals(texts: Iterable[str]) -> Dfa:
             node = (final, tuple(edges))
             at = register.setdefault(node, len(nodes))
             if at == len(nodes):
-                if at >= MAX_DFA_STATES:
-                    raise LimitExceeded("DFA states", MAX_DFA_STATES)
+                check_states(at + 1, limits)
                 nodes.append(node)
             path[-1][1].append((previous[len(path) - 1], at))
 
@@ -219,10 +225,10 @@ def literals(texts: Iterable[str]) -> Dfa:
         previous = word
     close(0)
     nodes.append((path[0][0], tuple(path[0][1])))
-    return _from_nodes(nodes, sorted({ord(char) for word in words for char in word}))
+    return _from_nodes(nodes, sorted({ord(char) for word in words for char in word}), limits)
 
 
-def _from_nodes(nodes: list[tuple[bool, tuple[tuple[str, int], ...]]], chars: list[int]) -> Dfa:
+def _from_nodes(nodes: list[tuple[bool, tuple[tuple[str, int], ...]]], chars: list[int], limits: Limits) -> Dfa:
     """Class 0: no word has it; then one class for each character."""
     bounds, range_class = [0], [0]
     for number, cp in enumerate(chars):
@@ -234,8 +240,7 @@ def _from_nodes(nodes: list[tuple[bool, tuple[tuple[str, int], ...]]], chars: li
         if cp < 0x10FFFF:
             bounds.append(cp + 1)
             range_class.append(0)
-    if len(nodes) * (len(chars) + 1) > MAX_WORK:
-        raise LimitExceeded("steps of building an automaton", MAX_WORK)
+    check_work(len(nodes) * (len(chars) + 1), limits)
     column = {chr(cp): number + 1 for number, cp in enumerate(chars)}
     rows: Rows = []
     for _, edges in nodes:
@@ -265,4 +270,5 @@ def from_table(
     if any(len(row) != classes or max(row, default=-1) >= len(rows) or min(row, default=-1) < -1 for row in rows):
         raise ValueError("a row without a state for each class, or with one out of range")
     dfa = canonical([list(row) for row in rows], start, accepting, bounds, range_class)
-    return product(dfa, everything(), "&")
+    enough = Limits(sys.maxsize, sys.maxsize)  # no more states than the table has
+    return product(dfa, everything(), "&", enough)

@@ -12,6 +12,7 @@ from attrs import frozen
 from forge_grammar.native import extension
 from forge_grammar.regular import automaton, determinize
 from forge_grammar.regular.dfa import Dfa
+from forge_grammar.regular.limits import Limits
 from forge_grammar.regular.nfa import Nfa
 
 
@@ -24,38 +25,40 @@ class Backend:
     dfa: Any
     everything: Callable[[], Any]
     empty: Callable[[], Any]
-    complement: Callable[[Any], Any]
-    product: Callable[[Any, Any, str], Any]
-    literals: Callable[[list[str]], Any]
+    product: Callable[[Any, Any, str, Limits], Any]
+    literals: Callable[[list[str], Limits], Any]
     from_table: Callable[..., Any]
-    determinize: Callable[[Nfa, int], Any]
+    determinize: Callable[[Nfa, int, Limits], Any]
 
 
 def python_backend() -> Backend:
     """In pure Python."""
     each = automaton
     return Backend(
-        Dfa, each.everything, each.empty, each.complement, each.product, each.literals, each.from_table,
-        determinize.determinize,
-    )  # fmt: skip
+        Dfa, each.everything, each.empty, each.product, each.literals, each.from_table, determinize.determinize
+    )
 
 
 def native_backend(native: ModuleType) -> Backend:
     """The extension's."""
 
-    def determinize_nfa(nfa: Nfa, before: int) -> Any:
+    def product(a: Any, b: Any, operation: str, limits: Limits) -> Any:
+        return native.product(a, b, operation, limits.states, limits.work)
+
+    def literals(texts: list[str], limits: Limits) -> Any:
+        return native.literals(texts, limits.states, limits.work)
+
+    def determinize_nfa(nfa: Nfa, before: int, limits: Limits) -> Any:
         prepared = determinize.prepare(nfa)
         alphabet = prepared.alphabet
         rows = array("i", [value for row in nfa.rows for value in row]).tobytes()
         return native.determinize_prepared(
             rows, nfa.start, before, alphabet.bounds, alphabet.range_class, alphabet.classes,
             prepared.members, prepared.kind, prepared.looks, prepared.look_class,
+            limits.states, limits.work,
         )  # fmt: skip
 
-    return Backend(
-        native.Dfa, native.everything, native.empty, native.complement, native.product, native.literals,
-        native.from_table, determinize_nfa,
-    )  # fmt: skip
+    return Backend(native.Dfa, native.everything, native.empty, product, literals, native.from_table, determinize_nfa)
 
 
 def chosen() -> Backend:

@@ -11,9 +11,9 @@ from typing import Any
 
 from attrs import frozen
 
-from forge_grammar.regular.automaton import canonical
+from forge_grammar.regular.automaton import canonical, check_states, check_work
 from forge_grammar.regular.dfa import DEAD, Dfa
-from forge_grammar.regular.errors import MAX_DFA_STATES, MAX_WORK, LimitExceeded
+from forge_grammar.regular.limits import Limits
 from forge_grammar.regular.nfa import TEXT, WORD, Alphabet, Before, Nfa, Op, partition
 
 Pending = tuple[tuple[int, int], ...]
@@ -68,13 +68,14 @@ def prepare(nfa: Nfa) -> Prepared:
     return Prepared(nfa, alphabet, members[: len(nfa.sets) + 1], kind, looks, look_class)
 
 
-def determinize(nfa: Nfa, before: int = Before.NOTHING) -> Dfa:
+def determinize(nfa: Nfa, before: int, limits: Limits) -> Dfa:
     """The canonical automaton of an NFA whose text follows `before`. Errors: `LimitExceeded`."""
-    return _Construction(prepare(nfa), before).build()
+    return _Construction(prepare(nfa), before, limits).build()
 
 
 class _Construction:
-    def __init__(self, prepared: Prepared, before: int) -> None:
+    def __init__(self, prepared: Prepared, before: int, limits: Limits) -> None:
+        self.limits = limits
         self.rows = prepared.nfa.rows
         self.start = prepared.nfa.start
         self.before = before
@@ -99,8 +100,7 @@ class _Construction:
 
     def spend(self, steps: int) -> None:
         self.work += steps
-        if self.work > MAX_WORK:
-            raise LimitExceeded("steps of building an automaton", MAX_WORK)
+        check_work(self.work, self.limits)
 
     def number(self, threads: tuple[Thread, ...], before: int) -> int:
         if not threads:
@@ -112,8 +112,7 @@ class _Construction:
         state = (threads, before)
         at = self.ids.setdefault(state, len(self.order))
         if at == len(self.order):
-            if at >= MAX_DFA_STATES:
-                raise LimitExceeded("DFA states", MAX_DFA_STATES)
+            check_states(at + 1, self.limits)
             self.order.append(state)
         return at
 

@@ -1,4 +1,4 @@
-"""Errors of regular languages, and what one language may cost at most (in both implementations)."""
+"""Errors of regular languages, and what one regex may cost at most (of automata: `limits`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ MAX_REGEX_NODES = 100_000
 MAX_REGEX_DEPTH = 100
 MAX_LOOKAHEADS = 64
 MAX_NFA_STATES = 100_000
-MAX_DFA_STATES = 64_000
 MAX_CLASSES = 65_535
-MAX_WORK = 30_000_000
 MAX_LENGTH_TABLE = 64 << 20
 
 
@@ -28,6 +26,11 @@ class LimitExceeded(ValueError):
     """A language that would cost more than is allowed. name: what of; limit: how much is allowed."""
 
     def __init__(self, name: str, limit: int) -> None:
-        super().__init__(f"more than {limit} {name}")
+        option = _OPTIONS.get(name)
+        super().__init__(f"more than {limit} {name}" + (f" (constraint.options.{option})" if option else ""))
         self.name = name
         self.limit = limit
+
+
+_OPTIONS = {"DFA states": "max_states", "steps of building an automaton": "max_work"}
+"""Limits that an option sets."""

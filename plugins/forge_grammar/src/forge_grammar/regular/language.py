@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from forge_grammar.regular.backend import Backend, chosen
+from forge_grammar.regular.limits import current_limits, remembered
+from forge_grammar.regular.nfa import Nfa
 from forge_grammar.regular.regex import compile_regex
 
 INFINITE = 2**31 - 1
@@ -37,7 +38,7 @@ class Language:
     @staticmethod
     def literals(texts: Iterable[str]) -> Language:
         """These texts. Errors: `LimitExceeded`."""
-        return Language(backend.literals(sorted(set(texts))))
+        return Language(backend.literals(sorted(set(texts)), current_limits()))
 
     @staticmethod
     def any() -> Language:
@@ -76,15 +77,15 @@ class Language:
     def __and__(self, other: Language) -> Language:
         if self is other or other.is_any:
             return self
-        return other if self.is_any else Language(backend.product(self._dfa, other._dfa, "&"))
+        return other if self.is_any else Language(_product(self, other, "&"))
 
     def __or__(self, other: Language) -> Language:
         if self is other or other.is_empty:
             return self
-        return other if self.is_empty else Language(backend.product(self._dfa, other._dfa, "|"))
+        return other if self.is_empty else Language(_product(self, other, "|"))
 
     def __sub__(self, other: Language) -> Language:
-        return self if other.is_empty else Language(backend.product(self._dfa, other._dfa, "-"))
+        return self if other.is_empty else Language(_product(self, other, "-"))
 
     def __invert__(self) -> Language:
         return _ANY - self
@@ -132,9 +133,21 @@ class Language:
         return bool(self._dfa.reaches(self._dfa.start, low, high))
 
 
-@lru_cache(maxsize=512)
+def _product(a: Language, b: Language, operation: str) -> Any:
+    return backend.product(a._dfa, b._dfa, operation, current_limits())
+
+
+@remembered(1024)
 def _regex(pattern: str, whole: bool) -> Language:
-    return Language(compile_regex(pattern, whole, backend.determinize, backend.complement))
+    limits = current_limits()
+
+    def determinize(nfa: Nfa, before: int) -> Any:
+        return backend.determinize(nfa, before, limits)
+
+    def complement(dfa: Any) -> Any:
+        return backend.product(_ANY._dfa, dfa, "-", limits)
+
+    return Language(compile_regex(pattern, whole, determinize, complement))
 
 
 _ANY = Language(backend.everything())

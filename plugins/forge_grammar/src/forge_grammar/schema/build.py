@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 from attrs import evolve
 
@@ -22,7 +21,6 @@ from forge_grammar.program import (
 )
 from forge_grammar.regular import INFINITE, Language, LimitExceeded
 from forge_grammar.schema.algebra import Algebra
-from forge_grammar.schema.errors import limit_reached
 from forge_grammar.schema.plain import Plain
 from forge_grammar.schema.terms import (
     ANY_TEXT,
@@ -39,13 +37,11 @@ from forge_grammar.schema.terms import (
     language_of,
     lower_of,
 )  # fmt: skip
-from forge_grammar.schema.unions import child_of, item_of
+from forge_grammar.schema.unions import declared_children, item_of, merged_children
 
 _MAX_DEPTH = 40
 _MAX_PREFIX = 4096
 _FEW = 64
-
-S = TypeVar("S", ArrayShape, ObjectShape)
 
 
 class Builder:
@@ -97,16 +93,21 @@ class Builder:
             node = self._short(conjunction) or self._node(conjunction)
         except LimitExceeded as error:
             schema = self.algebra.schemas[min(map(abs, conjunction), default=0)]
-            raise limit_reached(self.algebra.document.pointer(schema), "", error.name, error.limit) from None
+            raise self.algebra.document.error(schema, "", f"needs {error}") from None
         reserved = self._open.pop(conjunction)
         if reserved is not None:
             self.types[reserved] = node
             made = reserved
         else:
-            made = self.equal.setdefault(node, len(self.types))
-            if made == len(self.types):
-                self.types.append(node)
+            made = self.added(node)
         self._ids[conjunction] = made
+        return made
+
+    def added(self, node: TypeNode) -> int:
+        """The number of a type."""
+        made = self.equal.setdefault(node, len(self.types))
+        if made == len(self.types):
+            self.types.append(node)
         return made
 
     def _short(self, conjunction: Conjunction) -> TypeNode | None:
@@ -126,8 +127,8 @@ class Builder:
         terms = kind(conjunction, "number")
         literals += {text for term in terms if term.values is not None for _, text in term.values}
         numbers = self.number_languages(terms, integer=False)
-        arrays = self.shapes(self.arrays, (self._array(term) for term in kind(conjunction, "array")))
-        objects = self.shapes(self.objects, (self._object(term) for term in kind(conjunction, "object")))
+        arrays = _known(self._array(term) for term in kind(conjunction, "array"))
+        objects = _known(self._object(term) for term in kind(conjunction, "object"))
         return TypeNode(tuple(sorted(literals)), strings, numbers, arrays, objects)
 
     def string_terms(self, terms: Sequence[Strings], literals: list[str]) -> tuple[StringTerm, ...]:
@@ -140,16 +141,13 @@ class Builder:
         found = (_number_language(term, integer=integer) for term in terms if term.values is None)
         return tuple(dict.fromkeys(self.language(language) for language in found if not language.is_empty))
 
-    def shapes(self, pool: list[S], shapes: Iterable[S | None]) -> tuple[int, ...]:
-        found = []
-        for shape in shapes:
-            if shape is not None:
-                at = self.equal.get(shape)
-                if at is None:
-                    at = self.equal[shape] = len(pool)
-                    pool.append(shape)
-                found.append(at)
-        return tuple(dict.fromkeys(found))
+    def array_shape(self, shape: ArrayShape) -> int:
+        """The number of a shape."""
+        found = self.equal.get(shape)
+        if found is None:
+            found = self.equal[shape] = len(self.arrays)
+            self.arrays.append(shape)
+        return found
 
     def language(self, language: Language) -> int:
         return self.languages.setdefault(language, len(self.languages))
@@ -157,35 +155,49 @@ class Builder:
     def _string(self, term: Strings) -> StringTerm:
         return StringTerm(self.language(term.language), term.low, term.high, tuple(sorted(term.excluded)))
 
-    def _object(self, term: Objects) -> ObjectShape | None:
+    def _object(self, term: Objects) -> int | None:
         """The shape of a term; None if no object has it."""
-        names = dict.fromkeys(name for group in term.groups for name in group.named)
-        names.update(dict.fromkeys(term.required))
-        names.update(dict.fromkeys(sorted(term.forbidden)))
-        keys = ANY_TEXT
-        if term.names:
-            keys = language_of(self.algebra.conjunction(term.names, "string"))
-        classes = []
-        open_keys: list[Language] = []
-        for language, child in self._cells(term, keys):
-            if (type_id := self.type_of(child)) != NONE:
-                classes.append(KeyClass(self.language(language), type_id))
-                open_keys.append(language)
-        required = frozenset(term.required)
-        properties = []
-        for name in names:
-            allowed = keys.is_any or keys.accepts(name)
-            type_id = self.type_of(child_of(term, name)) if allowed else NONE
-            if type_id != NONE:
-                properties.append(Property(name, type_id, name in required))
-            elif name in required:
+        keys = language_of(self.algebra.conjunction(term.names, "string")) if term.names else ANY_TEXT
+        type_of = self.type_of
+        if keys is ANY_TEXT and not any(group.patterns for group in term.groups):
+            named, rest = merged_children(term)
+            classes = [(ANY_TEXT, made)] if (made := type_of(rest)) != NONE else []
+            ids = [type_of(child) for child in named.values()]
+        else:
+            named = declared_children(term)
+            classes = [(language, type_of(child)) for language, child in self._cells(term, keys)]
+            classes = [each for each in classes if each[1] != NONE]
+            ids = [type_of(child) if keys.is_any or keys.accepts(name) else NONE for name, child in named.items()]
+        return self.object_shape(list(named), ids, frozenset(term.required), classes, (term.low, term.high))
+
+    def object_shape(
+        self,
+        names: list[str],
+        ids: list[int],
+        required: frozenset[str],
+        classes: Sequence[tuple[Language, int]],
+        bounds: tuple[int, int],
+    ) -> int | None:
+        """The shape of objects with declared names of some types (NONE: not there), in which keys of the languages have
+        others, and low..high keys. None if there is no such object.
+        """
+        if NONE in ids:
+            if any(type_id == NONE and name in required for name, type_id in zip(names, ids)):
                 return None
-            elif classes:
-                properties.append(Property(name, NONE))
-        possible = [prop.name for prop in properties if prop.type != NONE]
-        if len(possible) + sum(_other_words(found, list(names)) for found in open_keys) < term.low:
+            if not classes:  # a name that isn't declared can't be there either
+                names = [name for name, type_id in zip(names, ids) if type_id != NONE]
+                ids = [type_id for type_id in ids if type_id != NONE]
+        low, high = bounds
+        if low and len(ids) - ids.count(NONE) + sum(_other_words(found, names) for found, _ in classes) < low:
             return None
-        return ObjectShape(tuple(properties), tuple(classes), max(term.low, 0), term.high)
+        key_classes = tuple([(self.language(language), type_id) for language, type_id in classes])
+        key = ("object", tuple(names), tuple(ids), required, key_classes, low, high)
+        found = self.equal.get(key)
+        if found is None:
+            found = self.equal[key] = len(self.objects)
+            properties = tuple([Property(name, type_id, name in required) for name, type_id in zip(names, ids)])
+            self.objects.append(ObjectShape(properties, tuple([KeyClass(*each) for each in key_classes]), low, high))
+        return found
 
     def _cells(self, term: Objects, keys: Language) -> list[tuple[Language, Conjunction]]:
         """Disjoint languages of undeclared keys, with what their values must match."""
@@ -209,7 +221,7 @@ class Builder:
                 merged[met] = merged[met] | language if met in merged else language
         return [(language, met) for met, language in merged.items()]
 
-    def _array(self, term: Arrays) -> ArrayShape | None:
+    def _array(self, term: Arrays) -> int | None:
         """The shape of a term; None if no array has it."""
         length = max([*(len(group.prefix) for group in term.groups), *(c.start for c in term.contains)], default=0)
         if term.high != UNBOUNDED:
@@ -241,7 +253,8 @@ class Builder:
         if len(counted) > 1:
             raise self.algebra.document.error(self._contains_of(term), "contains", "several of them in one array")
         contains = tuple(self._contains(c, [*children[: len(prefix)], after]) for c in counted)
-        return ArrayShape(tuple(prefix), rest, term.low, high, term.unique and high not in (0, 1), contains)
+        unique = term.unique and high not in (0, 1)
+        return self.array_shape(ArrayShape(tuple(prefix), rest, term.low, high, unique, contains))
 
     def _repeats(self, items: list[int], low: int) -> bool:
         """Whether among the first `low` items two scalars must be equal, as there are too few to choose from."""
@@ -261,6 +274,11 @@ class Builder:
     def _contains_of(self, term: Arrays) -> object:
         key = next((abs(key) for c in term.contains for key in c.child), 0)
         return self.algebra.schemas[key]
+
+
+def _known(found: Iterable[int | None]) -> tuple[int, ...]:
+    """Those that there are, each once."""
+    return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
 def _other_words(language: Language, names: list[str]) -> int:

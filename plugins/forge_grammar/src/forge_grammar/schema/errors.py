@@ -17,6 +17,6 @@ class SchemaError(InvalidRequest):
         self.reason = reason
 
 
-def limit_reached(pointer: str, keyword: str, name: str, limit: float) -> SchemaError:
-    """The refusal of a schema that needs more than the option `name` allows."""
-    return SchemaError(pointer, keyword, f"needs more than the limit {name} = {limit:g} allows")
+def limit_reached(pointer: str, keyword: str, option: str, limit: float) -> SchemaError:
+    """The refusal of a schema that needs more than an option allows."""
+    return SchemaError(pointer, keyword, f"needs more than constraint.options.{option} = {limit} allows")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from forge_grammar.program import NONE, ArrayShape, Contains, ObjectShape, TypeNode
+from forge_grammar.program import NONE, ArrayShape, Contains, KeyClass, ObjectShape, Property, TypeNode
 
 
 def without_empty(
@@ -14,14 +14,17 @@ def without_empty(
 ) -> tuple[Sequence[TypeNode], Sequence[ArrayShape], Sequence[ObjectShape], list[bool]]:
     """Types and shapes that refer to inhabited types alone, and which types are inhabited (others stay, unused)."""
     full = [bool(node.literals or node.strings or node.numbers) for node in types]
-    if not all(full):
+    full.append(False)  # the type NONE
+    if not all(full[:-1]):
         _grow(full, types, arrays, objects)
-    if all(full) and not any(map(_bounded, objects)) and not any(shape.contains for shape in arrays):
-        return types, arrays, objects, full
     live_arrays = [_array_lives(shape, full) for shape in arrays]
     live_objects = [_object_lives(shape, full) for shape in objects]
+    if all(full[:-1]) and all(live_arrays) and all(live_objects):
+        return types, arrays, objects, full
     kept = [
-        evolve(
+        node
+        if all(live_arrays[at] for at in node.arrays) and all(live_objects[at] for at in node.objects)
+        else evolve(
             node,
             arrays=tuple(at for at in node.arrays if live_arrays[at]),
             objects=tuple(at for at in node.objects if live_objects[at]),
@@ -34,47 +37,44 @@ def without_empty(
     return kept, kept_arrays, kept_objects, full
 
 
-def _bounded(shape: ObjectShape) -> bool:
-    """Whether a shape may be empty though all its types have values."""
-    return shape.minimum > 0 or shape.maximum != NONE
-
-
 def _grow(
     full: list[bool], types: Sequence[TypeNode], arrays: Sequence[ArrayShape], objects: Sequence[ObjectShape]
 ) -> None:
-    grown = True
-    while grown:
-        grown = False
-        for at in range(len(types) - 1, -1, -1):
+    """The least fixpoint."""
+    empty = [at for at in range(len(types) - 1, -1, -1) if not full[at]]
+    before = len(empty) + 1
+    while empty and len(empty) < before:
+        before = len(empty)
+        left = []
+        for at in empty:
+            node = types[at]
+            full[at] = any(_object_lives(objects[s], full) for s in node.objects) or any(
+                _array_lives(arrays[s], full) for s in node.arrays
+            )
             if not full[at]:
-                node = types[at]
-                full[at] = any(_object_lives(objects[s], full) for s in node.objects) or any(
-                    _array_lives(arrays[s], full) for s in node.arrays
-                )
-                grown = grown or full[at]
-
-
-def _is(type_id: int, full: Sequence[bool]) -> bool:
-    return type_id != NONE and full[type_id]
+                left.append(at)
+        empty = left
 
 
 def _object_lives(shape: ObjectShape, full: Sequence[bool]) -> bool:
-    possible = 0
-    required = 0
     for prop in shape.properties:
-        if _is(prop.type, full):
-            possible += 1
-            required += prop.required
-        elif prop.required:
+        if prop.required and not full[prop.type]:
             return False
+    if not shape.minimum and shape.maximum == NONE:
+        return True
+    required = sum([prop.required for prop in shape.properties])
     if shape.maximum != NONE and max(required, shape.minimum) > shape.maximum:
         return False
-    return possible >= shape.minimum or any(_is(c.type, full) for c in shape.classes)
+    possible = sum([full[prop.type] for prop in shape.properties])
+    return possible >= shape.minimum or any(full[each.type] for each in shape.classes)
 
 
 def _object_kept(shape: ObjectShape, full: Sequence[bool]) -> ObjectShape:
-    properties = tuple(p if _is(p.type, full) else evolve(p, type=NONE) for p in shape.properties)
-    return evolve(shape, properties=properties, classes=tuple(c for c in shape.classes if full[c.type]))
+    if all(full[prop.type] for prop in shape.properties) and all(full[each.type] for each in shape.classes):
+        return shape
+    properties = [p if full[p.type] else Property(p.name, NONE, p.required) for p in shape.properties]
+    classes = [KeyClass(each.language, each.type) for each in shape.classes if full[each.type]]
+    return ObjectShape(tuple(properties), tuple(classes), shape.minimum, shape.maximum)
 
 
 def _array_lives(shape: ArrayShape, full: Sequence[bool]) -> bool:
@@ -86,8 +86,8 @@ def _array_lives(shape: ArrayShape, full: Sequence[bool]) -> bool:
 
 def _longest(shape: ArrayShape, full: Sequence[bool]) -> int:
     """How many items there can be, by their types."""
-    length = next((i for i, type_id in enumerate(shape.prefix) if not _is(type_id, full)), len(shape.prefix))
-    if length == len(shape.prefix) and _is(shape.rest, full):
+    length = next((i for i, type_id in enumerate(shape.prefix) if not full[type_id]), len(shape.prefix))
+    if length == len(shape.prefix) and full[shape.rest]:
         return shape.maximum
     return length if shape.maximum == NONE else min(length, shape.maximum)
 
@@ -109,7 +109,7 @@ def _counts(contains: Contains, shape: ArrayShape, most: int, full: Sequence[boo
         ):
             return True
         at = min(length, last)
-        counts, other = _is(contains.both[at], full), _is(contains.neither[at], full)
+        counts, other = full[contains.both[at]], full[contains.neither[at]]
         may += counts
         must += counts and not other
         if contains.maximum != NONE and not counts and not other:
@@ -119,8 +119,8 @@ def _counts(contains: Contains, shape: ArrayShape, most: int, full: Sequence[boo
 
 def _array_kept(shape: ArrayShape, full: Sequence[bool]) -> ArrayShape:
     def kept(ids: Sequence[int]) -> tuple[int, ...]:
-        return tuple(type_id if _is(type_id, full) else NONE for type_id in ids)
+        return tuple(type_id if full[type_id] else NONE for type_id in ids)
 
     contains = tuple(evolve(c, both=kept(c.both), neither=kept(c.neither)) for c in shape.contains)
-    rest = shape.rest if _is(shape.rest, full) else NONE
+    rest = shape.rest if full[shape.rest] else NONE
     return evolve(shape, prefix=kept(shape.prefix), rest=rest, maximum=_longest(shape, full), contains=contains)

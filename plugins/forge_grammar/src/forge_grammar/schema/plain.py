@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from forge_grammar.program import NONE, ArrayShape, KeyClass, ObjectShape, Property, StringTerm, TypeNode, json_text
+from forge_grammar.program import NONE, ArrayShape, StringTerm, TypeNode, json_text
 from forge_grammar.schema.document import Schema
 from forge_grammar.schema.drafts import ANNOTATIONS
 from forge_grammar.schema.terms import ANY_TEXT, TRUE, UNBOUNDED
 
 if TYPE_CHECKING:
-    from forge_grammar.schema.algebra import Info
     from forge_grammar.schema.build import Builder
+    from forge_grammar.schema.subschemas import Info
 
 _LEAF = ANNOTATIONS | {"type"}
 _SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
@@ -36,19 +36,29 @@ class Plain:
     def type_of(self, schema: Schema) -> int:
         """The type of a subschema."""
         made = self._ids.get(id(schema))
-        if made is not None:
-            return made
-        if type(schema) is dict:
-            name = schema.get("type")
-            if type(name) is str and name in _SCALARS and _LEAF.issuperset(schema):
+        if made is None:
+            made = self._leaf(schema) if type(schema) is dict else None
+            if made is None:
+                made = self._builder.type_of(self._algebra.yes(schema))
+            self._ids[id(schema)] = made
+        return made
+
+    def _leaf(self, schema: dict[str, Any]) -> int | None:
+        """The type of a scalar without more, or of listed strings; None for others."""
+        name = schema.get("type")
+        if type(name) is str and name in _SCALARS:
+            if _LEAF.issuperset(schema) or self._algebra.info(schema).scalar:
                 made = self._leaves.get(name)
                 if made is None:
                     made = self._leaves[name] = self._builder.type_of(
                         self._algebra.yes(self._algebra.kept({"type": name}))
                     )
-                self._ids[id(schema)] = made
                 return made
-        return self._builder.type_of(self._algebra.yes(schema))
+        if "enum" in schema:
+            info = self._algebra.info(schema)
+            if info.parts == ("enum",) and not info.own and (node := self._listed(schema, info)) is not None:
+                return self._builder.added(node)
+        return None
 
     def node(self, schema: dict[str, Any]) -> TypeNode | None:
         """The type of a subschema as it stands; None if it isn't plain."""
@@ -102,7 +112,6 @@ class Plain:
 
     def _object(self, schema: dict[str, Any]) -> tuple[int, ...]:
         read = self._algebra.read
-        builder = self._builder
         declared = read.schema_map(schema, "properties") if "properties" in schema else {}
         required = read.names(schema, "required", schema["required"]) if "required" in schema else ()
         minimum = read.count(schema, "minProperties", 0) if "minProperties" in schema else 0
@@ -116,21 +125,9 @@ class Plain:
         if missing := [name for name in required if name not in declared]:
             names += missing
             ids += [rest] * len(missing)
-        needed = frozenset(required)
-        key = ("object", tuple(names), tuple(ids), needed, rest, minimum, maximum)
-        found = builder.equal.get(key)
-        if found is None:
-            if NONE in ids:
-                if any(type_id == NONE and name in needed for name, type_id in zip(names, ids)):
-                    return ()
-                if rest == NONE:
-                    names = [name for name, type_id in zip(names, ids) if type_id != NONE]
-                    ids = [type_id for type_id in ids if type_id != NONE]
-            properties = tuple([Property(name, type_id, name in needed) for name, type_id in zip(names, ids)])
-            classes = () if rest == NONE else (KeyClass(builder.language(ANY_TEXT), rest),)
-            found = builder.equal[key] = len(builder.objects)
-            builder.objects.append(ObjectShape(properties, classes, minimum, maximum))
-        return (found,)
+        classes = () if rest == NONE else ((ANY_TEXT, rest),)
+        found = self._builder.object_shape(names, ids, frozenset(required), classes, (minimum, maximum))
+        return () if found is None else (found,)
 
     def _rest(self, schema: dict[str, Any]) -> int:
         if "additionalProperties" not in schema:
@@ -152,4 +149,4 @@ class Plain:
                 return ()
             maximum = 0
         shape = ArrayShape((), rest, minimum, maximum, unique)
-        return self._builder.shapes(self._builder.arrays, (shape,))
+        return (self._builder.array_shape(shape),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
@@ -25,6 +24,9 @@ _UNENFORCED = frozenset({"idn-hostname", "regex"})
 
 _COUNTED = re.compile(r"\^(\[(?:[^\]\\\[]|\\.)+\]|\.|\\[dDwWsS])(?:\{(\d{1,9})(,(\d{1,9})?)?\})\$")
 _UNROLLED = 16
+_PLAIN = r"(?:[A-Za-z0-9 @_/:;,'\"!%&=<>~#`-]|\\[.$^*+?()\[\]{}|/\\])*"
+_LISTED = re.compile(rf"\^(?:({_PLAIN})|\((?:\?:)?({_PLAIN}(?:\|{_PLAIN})*)\))\$")
+_PIECES = re.compile(r"\\(.)|(\|)|([^\\|]+)")
 
 
 class Scalars:
@@ -91,7 +93,7 @@ class Scalars:
     def pattern(self, schema: dict[str, Any], keyword: str, pattern: str) -> Language:
         """The language of a pattern in `schema`."""
         try:
-            return _regex(pattern)
+            return Language.regex(pattern)
         except RegexError as error:
             raise self._read.document.error(schema, keyword, f"{pattern!r:.200}: {error}") from None
         except LimitExceeded as error:
@@ -102,6 +104,8 @@ class Scalars:
         text = self._read.text(schema, keyword)
         if keyword == "format":
             return self._format(schema, text)
+        if (listed := _listed_words(text)) is not None:
+            return Strings(listed)
         if (counted := _COUNTED.fullmatch(text)) is not None:
             unit, least, upper, most = counted.groups()
             low = int(least)
@@ -127,9 +131,17 @@ class Scalars:
         )
 
 
-@lru_cache(maxsize=1024)
-def _regex(pattern: str) -> Language:
-    return Language.regex(pattern)
+def _listed_words(pattern: str) -> frozenset[str] | None:
+    """The words of a pattern that only lists a few, as `^a$` or `^(a|b)$`; None for others."""
+    if (found := _LISTED.fullmatch(pattern)) is None:
+        return None
+    words = [""]
+    for escaped, bar, plain in _PIECES.findall(found[1] if found[1] is not None else found[2]):
+        if bar:
+            words.append("")
+        else:
+            words[-1] += escaped or plain
+    return frozenset(words) if len(words) <= FEW else None
 
 
 def _not_string(term: Strings) -> list[Strings]:

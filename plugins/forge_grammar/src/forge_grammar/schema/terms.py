@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from functools import lru_cache
 from typing import TypeAlias
 
 from attrs import frozen
 
 from forge_grammar.regular import Language
+from forge_grammar.regular.limits import remembered
 
 Conjunction: TypeAlias = frozenset[int]
 """Subschemas that a value must match (key > 0), or must not (its negative)."""
@@ -41,7 +41,7 @@ def lower_of(a: int, b: int) -> int:
     return max(a, b) if UNBOUNDED in (a, b) else min(a, b)
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def meet_languages(a: Language, b: Language) -> Language:
     """The words of both."""
     return a & b

@@ -33,8 +33,6 @@ from forge_grammar.schema.values import KINDS
 Term: TypeAlias = Any
 """True (null), frozenset[bool], Numbers, Strings, Arrays or Objects, by kind."""
 
-MAX_ALTERNATIVES = 256
-MAX_WORK = 400_000
 _PROBE_DEPTH = 4
 
 TOPS: dict[str, Term] = {
@@ -56,17 +54,22 @@ class Unions:
         self._deadline = time.monotonic() + options.max_seconds
         self._work = 0
         self._empty: dict[Conjunction, bool] = {}
+        self._words: dict[Conjunction, frozenset[str] | None] = {}
 
     def conjunction(self, conjunction: Conjunction, kind: str) -> Sequence[Term]:
         """The values of a kind that match a conjunction, as a union of terms."""
+        raise NotImplementedError
+
+    def kinds(self, conjunction: Conjunction) -> frozenset[str]:
+        """The kinds of values that a conjunction can have: as a short look tells, some of them none."""
         raise NotImplementedError
 
     def spend(self, amount: int) -> None:
         """Count work; refuse a schema that needs too much of it."""
         before = self._work
         self._work += amount
-        if self._work > MAX_WORK:
-            raise limit_reached("", "", "work", MAX_WORK)
+        if self._work > self._options.max_steps:
+            raise limit_reached("", "", "max_steps", self._options.max_steps)
         if before >> 8 != self._work >> 8 and time.monotonic() > self._deadline:
             raise limit_reached("", "", "max_seconds", self._options.max_seconds)
 
@@ -93,9 +96,9 @@ class Unions:
         unique = list(dict.fromkeys(_merged(kind, terms)))
         if len(unique) > 8:
             unique = list(self._alive(kind, unique))
-        if len(unique) > MAX_ALTERNATIVES:
+        if len(unique) > self._options.max_alternatives:
             pointer = self.document.pointer(schema)
-            raise limit_reached(pointer, keyword, "alternatives", MAX_ALTERNATIVES)
+            raise limit_reached(pointer, keyword, "max_alternatives", self._options.max_alternatives)
         return unique
 
     def _alive(self, kind: str, terms: Sequence[Term]) -> Sequence[Term]:
@@ -136,10 +139,36 @@ class Unions:
         for a in some:
             for b in others:
                 self.spend(1)
+                if kind == "object" and self._told_apart(a, b):
+                    continue
                 met = _MEET[kind](a, b)
                 if met is not None and not self._doomed(kind, met, 0):
                     return True
         return False
+
+    def _told_apart(self, a: Objects, b: Objects) -> bool:
+        """Whether a key that must be there has listed values in both, none in common: sooner found than what meets."""
+        for name in a.required or b.required:
+            words = self._listed_words(child_of(a, name))
+            if words is not None:
+                others = self._listed_words(child_of(b, name))
+                if others is not None and words.isdisjoint(others):
+                    return True
+        return False
+
+    def _listed_words(self, conjunction: Conjunction) -> frozenset[str] | None:
+        """The values of a conjunction where they are a list of strings; None for others."""
+        try:
+            return self._words[conjunction]
+        except KeyError:
+            self._words[conjunction] = None  # while it is being found out
+        try:
+            terms = self.conjunction(conjunction, "string") if self.kinds(conjunction) == {"string"} else (ANY_STRING,)
+        except SchemaError:  # refused where it's needed
+            return None
+        if all(term.words is not None for term in terms):
+            self._words[conjunction] = frozenset().union(*(term.words for term in terms))
+        return self._words[conjunction]
 
 
 def _merged(kind: str, terms: Sequence[Term]) -> Sequence[Term]:
@@ -163,6 +192,35 @@ def child_of(term: Objects, name: str) -> Conjunction:
         if child and child != met:
             met = both(met, child)
     return met
+
+
+def declared_children(term: Objects) -> dict[str, Conjunction]:
+    """What the value of each declared name must match, in order."""
+    names = dict.fromkeys(name for group in term.groups for name in group.named)
+    names.update(dict.fromkeys(term.required))
+    names.update(dict.fromkeys(sorted(term.forbidden)))
+    return {name: child_of(term, name) for name in names}
+
+
+def merged_children(term: Objects) -> tuple[dict[str, Conjunction], Conjunction]:
+    """The same where no group has patterns, sooner; and what all other values must match."""
+    named: dict[str, Conjunction] = {}
+    rest = TRUE
+    for group in term.groups:
+        if not named and not rest:
+            named = group.named.copy()
+        else:
+            for name in named.keys() - group.named.keys() if group.rest else ():
+                named[name] = both(named[name], group.rest)
+            for name, child in group.named.items():
+                named[name] = both(named.get(name, rest), child)
+        rest = both(rest, group.rest)
+    for name in term.required:
+        if name not in named:
+            named[name] = rest
+    for name in sorted(term.forbidden):
+        named[name] = FALSE
+    return named, rest
 
 
 def item_of(term: Arrays, index: int) -> Conjunction:
