@@ -160,6 +160,55 @@ def test_a_regular_expression_and_a_choice_bound_the_whole_answer(llm: LLM) -> N
     assert llm.chat(QUESTION, choice=["Paris", "Rome"], temperature=1, seed=1, max_tokens=10).text in ("Paris", "Rome")
 
 
+def test_a_trigger_in_free_text_begins_a_structure(structured_server: str) -> None:
+    tag = {
+        "structures": [
+            {"begin": "a", "schema": PERSON, "end": " end. "},
+            {"begin": "e", "schema": {"enum": [1, 2]}, "end": ";"},
+        ],
+        "triggers": ["a", "e"],
+    }
+    structure = re.compile(r"a(\{.*?\}) end\. |e([12]);", re.DOTALL)
+    fields = {"messages": QUESTION, "temperature": 1, "max_tokens": 150}
+    found = 0
+    for seed in range(4):
+        form, outputs = {"type": "structural_tag"} | tag, {"structural_tag": tag}
+        asked = {"response_format": form} if seed % 2 else {"structured_outputs": outputs}
+        reply = httpx.post(f"{structured_server}/v1/chat/completions", json=fields | asked | {"seed": seed}, timeout=60)
+        choice = reply.json()["choices"][0]
+        assert choice["finish_reason"] in ("stop", "length")
+        text, at = choice["message"]["content"], 0
+        for match in structure.finditer(text):
+            assert not re.search("[ae]", text[at : match.start()]), text
+            if match[1]:
+                jsonschema.validate(json.loads(match[1]), PERSON)
+            found, at = found + 1, match.end()
+        # What is left has no trigger, or one whose structure was cut.
+        assert choice["finish_reason"] == "length" or not re.search("[ae]", text[at:]), text
+    assert found >= 4
+
+
+def test_a_structural_tag_that_isnt_one_is_refused_with_its_place(structured_server: str) -> None:
+    tag = {"structures": [{"begin": "<a>", "schema": {"type": "strin"}, "end": ""}], "triggers": ["<a>"]}
+    body = {"messages": QUESTION, "structured_outputs": {"structural_tag": tag}}
+    response = httpx.post(f"{structured_server}/v1/chat/completions", json=body, timeout=60)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "structured_outputs.structural_tag.structures.0.schema.type"
+
+
+def test_objects_in_a_unique_array_never_run_into_a_dead_end(structured_server: str) -> None:
+    item = {"type": "object", "properties": {"kind": {"enum": ["a", "b", "c"]}, "on": {"type": "boolean"}},
+            "required": ["kind", "on"], "additionalProperties": False}  # fmt: skip
+    full = {"type": "array", "items": item, "minItems": 6, "uniqueItems": True}
+    for seed in range(3):
+        fields = {"messages": QUESTION, "json_schema": full, "temperature": 1, "seed": seed, "max_tokens": 200}
+        reply = httpx.post(f"{structured_server}/v1/chat/completions", json=fields, timeout=60)
+        choice = reply.json()["choices"][0]
+        assert choice["finish_reason"] in ("stop", "length")
+        if choice["finish_reason"] == "stop":
+            jsonschema.validate(json.loads(choice["message"]["content"]), full)
+
+
 def test_an_answer_cut_by_max_tokens_says_length(llm: LLM) -> None:
     choice = llm.chat(QUESTION, json_schema=PERSON, temperature=0, max_tokens=4).choices[0]
     assert choice.finish_reason == "length"

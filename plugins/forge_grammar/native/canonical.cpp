@@ -57,19 +57,36 @@ size_t string_end(std::string_view text, size_t at) {
     return std::min(at + 1, text.size());
 }
 
-// An open array or object: its members so far, canonical; those of objects with their keys.
+// An open array or object. key: of the member to come, if it's known.
 struct Open {
     bool object;
     std::string key;
     bool has_key = false;
-    std::vector<std::string> members;
+    std::vector<std::pair<std::string, Value>> members;
 };
 
-std::string close(Open& open) {
-    if (open.object) std::sort(open.members.begin(), open.members.end());
-    std::string out(1, open.object ? '{' : '[');
-    for (const std::string& member : open.members) out.append(member).push_back(',');
-    return out + (open.object ? '}' : ']');
+// Nested strings are escaped again, so that no text of theirs can look like structure.
+std::string nested(const Value& value) {
+    return value.text.starts_with('"') ? encode_string(std::string_view(value.text).substr(1)) : value.text;
+}
+
+Value close(Open& open) {
+    Value value;
+    value.kind = open.object ? Value::OBJECT : Value::ARRAY;
+    if (open.object)
+        std::sort(open.members.begin(), open.members.end(),
+                  [](const auto& x, const auto& y) { return x.first < y.first; });
+    value.text.push_back(open.object ? '{' : '[');
+    for (auto& [key, member] : open.members) {
+        if (open.object) {
+            value.text.append(encode_string(key)).push_back(':');
+            value.keys.push_back(std::move(key));
+        }
+        value.text.append(nested(member)).push_back(',');
+        value.items.push_back(std::move(member));
+    }
+    value.text.push_back(open.object ? '}' : ']');
+    return value;
 }
 
 }  // namespace
@@ -138,14 +155,24 @@ std::string canonical_number(std::string_view text) {
     return (negative ? "-" : "") + digits + 'e' + std::to_string(power);
 }
 
-std::string canonical(std::string_view text) {
+const Value* Value::member(std::string_view key) const {
+    const auto at = std::lower_bound(keys.begin(), keys.end(), key);
+    return at != keys.end() && *at == key ? &items[static_cast<size_t>(at - keys.begin())] : nullptr;
+}
+
+Value read_value(std::string_view text) {
     std::vector<Open> open;
-    std::string value;
+    Value value;
     auto finish = [&] {
         if (open.empty()) return;
         Open& top = open.back();
-        top.members.push_back(top.object ? top.key + ':' + value : value);
+        top.members.emplace_back(std::exchange(top.key, {}), std::exchange(value, {}));
         top.has_key = false;
+    };
+    auto scalar = [&](std::string canonical_text) {
+        value = Value();
+        value.text = std::move(canonical_text);
+        finish();
     };
     for (size_t at = 0; at < text.size();) {
         const char c = text[at];
@@ -162,15 +189,13 @@ std::string canonical(std::string_view text) {
             ++at;
         } else if (c == '"') {
             const size_t end = string_end(text, at);
-            const std::string decoded = decode_string(text.substr(at + 1, end - at - 1));
-            // Nested strings are escaped again, so that no text of theirs can look like structure.
-            value = open.empty() ? '"' + decoded : encode_string(decoded);
+            std::string decoded = decode_string(text.substr(at + 1, end - at - 1));
             at = end;
             if (!open.empty() && open.back().object && !open.back().has_key) {
-                open.back().key = value;
+                open.back().key = std::move(decoded);
                 open.back().has_key = true;
             } else {
-                finish();
+                scalar('"' + decoded);
             }
         } else {
             size_t end = at;
@@ -178,12 +203,13 @@ std::string canonical(std::string_view text) {
                    text[end] != '}')
                 ++end;
             const std::string_view bare = text.substr(at, end - at);
-            value = c == '-' || (c >= '0' && c <= '9') ? canonical_number(bare) : std::string(bare);
-            finish();
+            scalar(c == '-' || (c >= '0' && c <= '9') ? canonical_number(bare) : std::string(bare));
             at = end;
         }
     }
     return value;
 }
+
+std::string canonical(std::string_view text) { return read_value(text).text; }
 
 }  // namespace forge::grammar

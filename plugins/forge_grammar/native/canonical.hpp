@@ -1,8 +1,11 @@
 // The canonical text of a JSON value: equal values have equal texts, whatever their spelling. Expects valid JSON.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace forge::grammar {
 
@@ -16,7 +19,18 @@ std::string encode_string(std::string_view decoded);
 // A number by its value: digits without trailing zeros, and a power of ten.
 std::string canonical_number(std::string_view text);
 
-// Strings as a quote and what they stand for (at the top level), numbers by value, keys of objects sorted.
+// A value by its canonical text, with the values in it. Strings are a quote and what they stand for, numbers go by value,
+// keys of objects are sorted.
+struct Value {
+    enum Kind : uint8_t { SCALAR, ARRAY, OBJECT };
+    Kind kind = SCALAR;
+    std::string text;
+    std::vector<std::string> keys;  // of an object, decoded and sorted
+    std::vector<Value> items;       // of an array, or of an object by key
+
+    const Value* member(std::string_view key) const;
+};
+Value read_value(std::string_view text);
 std::string canonical(std::string_view text);
 
 }  // namespace forge::grammar

@@ -1,13 +1,16 @@
 // Open objects and arrays: immutable frames, shared by the configurations of one matcher.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "cache.hpp"
+#include "canonical.hpp"
 #include "program.hpp"
 
 namespace forge::grammar {
@@ -53,29 +56,36 @@ private:
     T* node_ = nullptr;
 };
 
-// Texts that mustn't come again: of keys as they are, of items canonical (see canonical.hpp).
+using ValueRef = std::shared_ptr<const Value>;  // of a part: it keeps the whole alive
+
+// What mustn't come again: keys as they are, or values.
 struct Used {
     uint32_t references = 0;
     Ref<Used> below;
-    std::string text;
-    Hash hash;  // of all of them
+    ValueRef value;
+    std::string text;  // the key; of a value its canonical text
+    Hash hash;         // of all of them
 
-    Used(Ref<Used> below, std::string text);
+    Used(Ref<Used> below, std::string key);
+    Used(Ref<Used> below, ValueRef value);
     static bool contains(const Ref<Used>& used, std::string_view text);
+    static bool equal(const Ref<Used>& a, const Ref<Used>& b);
 };
 
-// What a value is awaited as: a type; unique: unequal to all earlier items.
+// What a value is awaited as: a type, and none of the values to avoid.
 struct Request {
     int32_t type;
-    bool unique;
-    bool operator==(const Request&) const = default;
+    Ref<Used> avoid;
+    bool operator==(const Request& other) const { return type == other.type && Used::equal(avoid, other.avoid); }
 };
 
 // One way to read what is open. request: which of the frame below it answers. at: index of the next declared property, or
-// of the next item. awaited: index of the request for the value to come. extra: see shapes.hpp.
+// of the next item. awaited: index of the request for the value to come. extra: see shapes.hpp. ties: the values that it
+// mustn't become and still could, see distinct.hpp.
 struct Alternative {
     uint32_t request, shape, at, count, awaited = NO_INDEX;
     std::vector<uint32_t> extra;
+    std::vector<ValueRef> ties;
     bool operator==(const Alternative&) const = default;
 };
 
@@ -84,23 +94,31 @@ struct Frame {
 
     uint32_t references = 0;
     Kind kind = ROOT;
-    bool within_unique = false;  // whether what follows depends on the whole text of an item
+    bool within_unique = false;  // whether it's inside of an item of a unique array
     uint32_t trigger = NO_INDEX;
     uint32_t start = 0;  // where its text begins
     Ref<Frame> below;
     std::vector<Alternative> alternatives;
     std::vector<Request> requests;  // for the value to come
     Ref<Used> used;
+    // Only kept while there are ties: how many members are complete, and the key of the next one.
+    uint32_t written = 0;
+    std::string key;
 
     // Computed when first asked for: -1 unknown. items: the frame that awaits one more item.
     mutable int8_t closable = -1, extensible = -1;
     mutable Ref<Frame> items;
 
-    const Hash& hash() const;
+    bool tied() const {
+        return std::any_of(alternatives.begin(), alternatives.end(), [](const Alternative& a) { return !a.ties.empty(); });
+    }
+    // Of all that bears on what follows: where this frame is the top one; and where it isn't, up to the next item.
+    Hash hash() const;
 
 private:
-    void compute_hash() const;
-    mutable Hash hash_;
+    const Hash& hash_below() const;
+    void mix_alternatives(Hash& hash) const;
+    mutable Hash hash_;  // as one that isn't the top
     mutable bool hashed_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "canonical.hpp"
+#include "distinct.hpp"
 #include "shapes.hpp"
 
 namespace forge::grammar {
@@ -47,15 +48,19 @@ const std::string& literal(const Program& program, const Entry& entry, uint32_t 
     return program.text(program.types[entry.source].literals[i]);
 }
 
+// The values that an entry which isn't a key mustn't have.
+const Ref<Used>& avoided(const Scene& scene, const Entry& entry) { return scene.frame.requests[entry.tag].avoid; }
+
 bool literals_viable(const Scene& scene, const Entry& entry) {
-    if (!entry.unique || !scene.frame.used) return true;
+    const Ref<Used>& avoid = avoided(scene, entry);
+    if (!avoid) return true;
     for (uint32_t i = entry.a; i < entry.b; ++i)
-        if (literal_is_fresh(literal(scene.program, entry, i), scene.frame.used)) return true;
+        if (literal_is_fresh(literal(scene.program, entry, i), avoid)) return true;
     return false;
 }
 
 bool names_viable(const Scene& scene, const Entry& entry) {
-    const NextKey next(scene.program, scene.frame.alternatives[entry.tag], scene.frame.used);
+    const NextKey next(scene.program, scene.frame, scene.frame.alternatives[entry.tag]);
     return next.takes_any(entry.a, entry.b);
 }
 
@@ -70,9 +75,10 @@ uint32_t language_of(const Program& program, const Entry& entry) {
 bool may_be_taken(const Scene& scene, const Entry& entry) {
     switch (entry.kind) {
         case Entry::TERM:
-            return !scene.program.terms[entry.source].excluded.empty() || (entry.unique && scene.frame.used);
+            return !scene.program.terms[entry.source].excluded.empty() || avoided(scene, entry);
         case Entry::KEY_CLASS:
-            return scene.frame.used || scene.program.objects[scene.program.classes[entry.source].shape].size() > 0;
+            return scene.frame.used || !scene.frame.alternatives[entry.tag].ties.empty() ||
+                   scene.program.objects[scene.program.classes[entry.source].shape].size() > 0;
         default: return false;
     }
 }
@@ -98,9 +104,10 @@ Taken rests(const Scene& scene, const Lexeme& lexeme, const Entry& entry, std::v
     const std::string so_far = decode_string(scene.text.substr(lexeme.start + 1));
     if (entry.kind == Entry::TERM) {
         for (const int32_t id : program.terms[entry.source].excluded) taken.push_back(program.text(id));
-        if (entry.unique) add_used_strings(scene.frame.used, taken);
+        add_used_strings(avoided(scene, entry), taken);
     } else {
         add_names(program, program.objects[program.classes[entry.source].shape], so_far, names);
+        add_hopeless_keys(program, scene.frame, entry.tag, program.classes[entry.source].type, names);
         taken.assign(names.begin(), names.end());
         for (const Used* node = scene.frame.used.get(); node != nullptr; node = node->below.get())
             taken.push_back(node->text);
@@ -148,12 +155,16 @@ bool is_fresh(const Scene& scene, const Lexeme& lexeme, const Entry& entry) {
     if (!may_be_taken(scene, entry)) return true;
     const Program& program = scene.program;
     const std::string text = decode_string(scene.text.substr(lexeme.start + 1));
-    if (entry.kind == Entry::KEY_CLASS)
+    if (entry.kind == Entry::KEY_CLASS) {
+        std::vector<std::string> hopeless;
+        add_hopeless_keys(program, scene.frame, entry.tag, program.classes[entry.source].type, hopeless);
         return !declares(program, program.objects[program.classes[entry.source].shape], text) &&
-               !Used::contains(scene.frame.used, text);
+               !Used::contains(scene.frame.used, text) &&
+               std::find(hopeless.begin(), hopeless.end(), text) == hopeless.end();
+    }
     for (const int32_t id : program.terms[entry.source].excluded)
         if (program.text(id) == text) return false;
-    return !entry.unique || !Used::contains(scene.frame.used, '"' + text);
+    return !Used::contains(avoided(scene, entry), '"' + text);
 }
 
 }  // namespace
@@ -168,7 +179,7 @@ Formed formed(const Program& program, const Lexeme& lexeme, const Entry& entry) 
 }
 
 bool text_matters(const Scene& scene, const Lexeme& lexeme, const Entry& entry) {
-    if (entry.kind == Entry::NUMBER) return entry.unique && scene.frame.used;
+    if (entry.kind == Entry::NUMBER) return static_cast<bool>(avoided(scene, entry));
     if (!is_text(entry) || !may_be_taken(scene, entry)) return false;
     std::vector<std::string> names;
     return !rests(scene, lexeme, entry, names).empty();
@@ -182,11 +193,11 @@ bool start_string(const Scene& scene, Lexeme& lexeme) {
         const Request& request = scene.frame.requests[tag];
         const auto id = static_cast<uint32_t>(request.type);
         const Type& type = program.types[id];
-        Entry words{Entry::LITERAL, request.unique, tag, id, 0, static_cast<uint32_t>(type.literals.size())};
+        Entry words{Entry::LITERAL, tag, id, 0, static_cast<uint32_t>(type.literals.size())};
         if (narrow_entry(program, words, 0, '"') && literals_viable(scene, words)) lexeme.entries.push_back(words);
         for (uint32_t i = type.first_term; i < type.last_term; ++i) {
             const Dfa& dfa = program.language(program.terms[i].language).dfa;
-            const Entry entry{Entry::TERM, request.unique, tag, i, dfa.start, 0};
+            const Entry entry{Entry::TERM, tag, i, dfa.start, 0};
             if (term_viable(scene, lexeme, entry)) lexeme.entries.push_back(entry);
         }
     }
@@ -203,17 +214,15 @@ bool start_bare(const Scene& scene, Lexeme& lexeme) {
         const Request& request = scene.frame.requests[tag];
         const auto id = static_cast<uint32_t>(request.type);
         const Type& type = program.types[id];
-        Entry words{Entry::LITERAL, request.unique, tag, id, 0, static_cast<uint32_t>(type.literals.size())};
+        Entry words{Entry::LITERAL, tag, id, 0, static_cast<uint32_t>(type.literals.size())};
         if (narrow_entry(program, words, 0, byte) && literals_viable(scene, words)) lexeme.entries.push_back(words);
         for (const int32_t language : type.numbers) {
             const auto source = static_cast<uint32_t>(language);
             const Language& numbers = program.language(source);
             const uint32_t state = numbers.dfa.step(numbers.dfa.start, byte);
             if (state == Dfa::DEAD) continue;
-            if (request.unique &&
-                !number_is_fresh(numbers, state, std::string(1, static_cast<char>(byte)), scene.frame.used))
-                continue;
-            lexeme.entries.push_back({Entry::NUMBER, request.unique, tag, source, state, 0});
+            if (!number_is_fresh(numbers, state, std::string(1, static_cast<char>(byte)), request.avoid)) continue;
+            lexeme.entries.push_back({Entry::NUMBER, tag, source, state, 0});
         }
     }
     return !lexeme.entries.empty();
@@ -226,13 +235,13 @@ bool start_key(const Scene& scene, Lexeme& lexeme) {
     for (uint32_t tag = 0; tag < scene.frame.alternatives.size(); ++tag) {
         const Alternative& a = scene.frame.alternatives[tag];
         const ObjectShape& shape = program.objects[a.shape];
-        const NextKey next(program, a, scene.frame.used);
+        const NextKey next(program, scene.frame, a);
         if (next.takes_any(0, shape.size()))
-            lexeme.entries.push_back({Entry::NAME, false, tag, a.shape, 0, shape.size()});
+            lexeme.entries.push_back({Entry::NAME, tag, a.shape, 0, shape.size()});
         if (!next.takes_class()) continue;
         for (uint32_t k = shape.first_class; k < shape.last_class; ++k) {
             const uint32_t start = program.language(program.classes[k].language).dfa.start;
-            const Entry entry{Entry::KEY_CLASS, false, tag, k, start, 0};
+            const Entry entry{Entry::KEY_CLASS, tag, k, start, 0};
             if (term_viable(scene, lexeme, entry)) lexeme.entries.push_back(entry);
         }
     }
@@ -244,7 +253,7 @@ bool start_text(const Program& program, Lexeme& lexeme) {
     const uint32_t start = program.language(source).dfa.start;
     lexeme = {};
     if (start == Dfa::DEAD) return false;
-    lexeme.entries.push_back({Entry::TEXT, false, 0, source, start, 0});
+    lexeme.entries.push_back({Entry::TEXT, 0, source, start, 0});
     return true;
 }
 
@@ -292,9 +301,8 @@ bool step_bare(const Scene& scene, const Lexeme& in, Lexeme& out) {
         const Language& numbers = program.language(entry.source);
         entry.a = numbers.dfa.step(entry.a, byte);
         if (entry.a == Dfa::DEAD) continue;
-        if (entry.unique &&
-            !number_is_fresh(numbers, entry.a, std::string(scene.text.substr(in.start)), scene.frame.used))
-            continue;
+        const Ref<Used>& avoid = avoided(scene, entry);
+        if (avoid && !number_is_fresh(numbers, entry.a, std::string(scene.text.substr(in.start)), avoid)) continue;
         out.entries.push_back(entry);
     }
     return !out.entries.empty();
@@ -346,7 +354,8 @@ void bare_accepted(const Scene& scene, const Lexeme& lexeme, std::vector<uint32_
             accepted = literal(scene.program, entry, entry.a) == text;
         else
             accepted = scene.program.language(entry.source).dfa.accepting[entry.a];
-        if (accepted && entry.unique && scene.frame.used) accepted = !Used::contains(scene.frame.used, canonical(text));
+        const Ref<Used>& avoid = avoided(scene, entry);
+        if (accepted && avoid) accepted = !Used::contains(avoid, canonical(text));
         if (accepted) requests.push_back(entry.tag);
     }
 }
@@ -360,7 +369,7 @@ void key_accepted(const Scene& scene, const Lexeme& lexeme, std::vector<KeyMatch
             if (!narrow_entry(program, entry, depth, '"')) continue;
             const ObjectShape& shape = program.objects[entry.source];
             const auto property = static_cast<uint32_t>(shape.by_name[entry.a]);
-            const NextKey next(program, scene.frame.alternatives[entry.tag], scene.frame.used);
+            const NextKey next(program, scene.frame, scene.frame.alternatives[entry.tag]);
             if (next.takes(property)) matches.push_back({entry.tag, property, shape.type(property)});
         } else if (program.language(language_of(program, entry)).dfa.accepting[entry.a] &&
                    is_fresh(scene, lexeme, entry)) {

@@ -15,7 +15,6 @@ namespace forge::grammar {
 struct Entry {
     enum Kind : uint8_t { LITERAL, NAME, TERM, KEY_CLASS, NUMBER, TEXT };
     Kind kind;
-    bool unique;  // unequal to the frame's used items
     uint32_t tag;
     uint32_t source;  // LITERAL: type; NAME: shape; TERM: term; KEY_CLASS: key class; NUMBER, TEXT: language
     uint32_t a;       // LITERAL, NAME: [a, b) of the sorted texts begin with the text so far; others: a is the state

@@ -1,13 +1,13 @@
-// Positions between lexemes: gaps, brackets, commas, colons, and the texts of triggers.
+// Positions between lexemes: gaps, brackets, commas, colons.
 #include "machine.hpp"
 
 #include <algorithm>
 
 #include "canonical.hpp"
+#include "distinct.hpp"
 #include "shapes.hpp"
 
 namespace forge::grammar {
-namespace {
 
 void go(Configuration& out, Configuration::Mode mode, Ref<Frame> frame, bool gap_allowed) {
     out.mode = mode;
@@ -17,6 +17,8 @@ void go(Configuration& out, Configuration::Mode mode, Ref<Frame> frame, bool gap
     out.line_break = out.half = false;
     out.blanks = 0;
 }
+
+namespace {
 
 void copy_position(const Configuration& in, Configuration& out) {
     out.mode = in.mode;
@@ -37,6 +39,7 @@ Ref<Frame> like(const Frame& frame) {
     next->start = frame.start;
     next->below = frame.below;
     next->used = frame.used;
+    if (frame.tied()) next->written = frame.written;
     return next;
 }
 
@@ -58,13 +61,6 @@ Configuration Machine::start() const {
         at.mode = Configuration::FREE_TEXT;
     }
     return at;
-}
-
-void Machine::root_value(uint32_t trigger, int32_t type, Configuration& out) const {
-    Ref<Frame> root(new Frame);
-    root->trigger = trigger;
-    root->requests.push_back({type, false});
-    go(out, Configuration::VALUE, std::move(root), false);
 }
 
 bool Machine::step(const Configuration& in, std::string_view text, Configuration& out) {
@@ -108,6 +104,7 @@ bool Machine::step(const Configuration& in, std::string_view text, Configuration
             return true;
         case Configuration::AFTER: return after_value(in, text, out);
         case Configuration::FREE_TEXT: return free_text(in.trigger, in.depth, byte, out);
+        case Configuration::BEGIN_TEXT: return begin_text(in, byte, out);
         case Configuration::END_TEXT: return end_text(in, byte, out);
         case Configuration::DONE: return false;
     }
@@ -155,16 +152,20 @@ bool Machine::open(const Ref<Frame>& below, std::string_view text, Frame::Kind k
         const auto& shapes = kind == Frame::OBJECT ? type.objects : type.arrays;
         if (shapes.empty()) continue;
         if (!frame) frame = Ref<Frame>(new Frame);
-        frame->within_unique = frame->within_unique || request.unique;
         for (const int32_t shape : shapes) {
             const auto id = static_cast<uint32_t>(shape);
-            add_alternative(frame->alternatives,
-                            kind == Frame::OBJECT ? start_object(program_, r, id) : start_array(program_, r, id));
+            Alternative a = kind == Frame::OBJECT ? start_object(program_, r, id) : start_array(program_, r, id);
+            if (request.avoid) {
+                tie(a, kind == Frame::OBJECT ? Value::OBJECT : Value::ARRAY, request.avoid);
+                if (!(kind == Frame::OBJECT ? object_differs(program_, a, 0) : array_differs(program_, a, 0))) continue;
+            }
+            add_alternative(frame->alternatives, std::move(a));
         }
     }
-    if (!frame) return false;
+    if (!frame || frame->alternatives.empty()) return false;
     frame->kind = kind;
-    frame->within_unique = frame->within_unique || below->within_unique;
+    frame->within_unique =
+        below->within_unique || (below->kind == Frame::ARRAY && has_unique(program_, below->alternatives));
     frame->start = static_cast<uint32_t>(text.size() - 1);
     frame->below = below;
     go(out, kind == Frame::OBJECT ? Configuration::KEY : Configuration::VALUE, std::move(frame), true);
@@ -176,7 +177,7 @@ bool Machine::await_items(const Ref<Frame>& frame, Ref<Frame>& out) const {
     if (frame->extensible < 0) {
         Ref<Frame> next = like(*frame);
         for (const Alternative& a : frame->alternatives)
-            await_item(program_, a, frame->used, next->alternatives, next->requests);
+            await_item(program_, *frame, a, next->alternatives, next->requests);
         frame->extensible = !next->alternatives.empty();
         if (frame->extensible) frame->items = std::move(next);
     }
@@ -188,15 +189,25 @@ bool Machine::end_key(const Configuration& in, std::string_view text, Configurat
     key_accepted({program_, *in.frame, text}, in.lexeme, matches_);
     if (matches_.empty()) return false;
     Ref<Frame> next = like(*in.frame);
-    bool keeps_keys = false;
+    const bool tied = in.frame->tied();
+    const bool keeps_keys = std::any_of(
+        in.frame->alternatives.begin(), in.frame->alternatives.end(),
+        [&](const Alternative& a) { return program_.objects[a.shape].has_classes(); });
+    std::string key;
+    if (tied || keeps_keys) key = decode_string(text.substr(in.lexeme.start + 1));
     for (const KeyMatch& match : matches_) {
         const Alternative& a = in.frame->alternatives[match.alternative];
         Alternative after = after_key(program_, a, match.property);
-        after.awaited = add_request(next->requests, {match.type, false});
-        keeps_keys = keeps_keys || program_.objects[a.shape].has_classes();
+        Ref<Used> avoid;
+        if (!a.ties.empty()) {
+            avoid = member_avoids(program_, a, in.frame->written, key, match.property);
+            std::erase_if(after.ties, [&](const ValueRef& tie) { return tie->member(key) == nullptr; });
+        }
+        after.awaited = add_request(next->requests, {match.type, std::move(avoid)});
         add_alternative(next->alternatives, std::move(after));
     }
-    if (keeps_keys) next->used = Ref<Used>(new Used(in.frame->used, decode_string(text.substr(in.lexeme.start + 1))));
+    if (next->tied()) next->key = key;
+    if (keeps_keys) next->used = Ref<Used>(new Used(in.frame->used, std::move(key)));
     go(out, Configuration::COLON, std::move(next), false);
     return true;
 }
@@ -221,49 +232,50 @@ bool Machine::end_value(const Ref<Frame>& frame, uint32_t start, std::string_vie
         return true;
     }
     Ref<Frame> next = like(*frame);
+    const bool tied = frame->tied();
+    Value value;
+    if (tied || (frame->kind == Frame::ARRAY && has_unique(program_, frame->alternatives)))
+        value = read_value(text.substr(start));
     for (const Alternative& a : frame->alternatives) {
         if (std::find(accepted_.begin(), accepted_.end(), a.awaited) == accepted_.end()) continue;
         Alternative after = a;
         after.awaited = NO_INDEX;
+        if (tied) keep_equal(after, frame->kind, frame->written, frame->key, value.text);
         add_alternative(next->alternatives, std::move(after));
     }
     if (next->alternatives.empty()) return false;
-    if (frame->kind == Frame::ARRAY && has_unique(program_, next->alternatives)) {
-        std::string item = canonical(text.substr(start));
-        if (!Used::contains(frame->used, item)) next->used = Ref<Used>(new Used(frame->used, std::move(item)));
-    }
+    next->written = next->tied() ? frame->written + 1 : 0;
+    if (frame->kind == Frame::ARRAY && has_unique(program_, next->alternatives) &&
+        !Used::contains(frame->used, value.text))
+        next->used = Ref<Used>(new Used(frame->used, std::make_shared<const Value>(std::move(value))));
     go(out, Configuration::AFTER, std::move(next), true);
     return true;
 }
 
 bool Machine::close(const Ref<Frame>& frame, std::string_view text, Configuration& out) {
     accepted_.clear();
-    bool used_before = false;
-    const Ref<Frame>& below = frame->below;
-    if (below->kind == Frame::ARRAY && below->used &&
-        std::any_of(below->requests.begin(), below->requests.end(), [](const Request& r) { return r.unique; }))
-        used_before = Used::contains(below->used, canonical(text.substr(frame->start)));
-    for (const Alternative& a : frame->alternatives) {
-        if (used_before && below->requests[a.request].unique) continue;
-        const bool may = frame->kind == Frame::OBJECT ? object_can_close(program_, a) : array_can_close(program_, a);
-        if (may && std::find(accepted_.begin(), accepted_.end(), a.request) == accepted_.end())
+    for (const Alternative& a : frame->alternatives)
+        if (closes(*frame, a) && std::find(accepted_.begin(), accepted_.end(), a.request) == accepted_.end())
             accepted_.push_back(a.request);
-    }
-    return end_value(below, frame->start, text, out);
+    return end_value(frame->below, frame->start, text, out);
+}
+
+bool Machine::closes(const Frame& frame, const Alternative& a) const {
+    return frame.kind == Frame::OBJECT ? object_closes(program_, a, frame.written)
+                                       : array_closes(program_, a, frame.written);
 }
 
 bool Machine::closable(const Frame& frame) const {
     if (frame.closable < 0)
-        frame.closable = std::any_of(frame.alternatives.begin(), frame.alternatives.end(), [&](const Alternative& a) {
-            return frame.kind == Frame::OBJECT ? object_can_close(program_, a) : array_can_close(program_, a);
-        });
+        frame.closable = std::any_of(frame.alternatives.begin(), frame.alternatives.end(),
+                                     [&](const Alternative& a) { return closes(frame, a); });
     return frame.closable > 0;
 }
 
 bool Machine::extensible(const Frame& frame) const {
     if (frame.extensible < 0)
         frame.extensible = std::any_of(frame.alternatives.begin(), frame.alternatives.end(), [&](const Alternative& a) {
-            return NextKey(program_, a, frame.used).takes_anything();
+            return NextKey(program_, frame, a).takes_anything();
         });
     return frame.extensible > 0;
 }
@@ -283,45 +295,6 @@ bool Machine::after_value(const Configuration& in, std::string_view text, Config
     Ref<Frame> items;
     if (!await_items(in.frame, items)) return false;
     go(out, Configuration::VALUE, std::move(items), true);
-    return true;
-}
-
-// The text so far ends with `depth` bytes of a trigger's text, the longest ending that begins any.
-bool Machine::free_text(uint32_t trigger, uint32_t depth, uint8_t byte, Configuration& out) const {
-    std::string tail;
-    if (depth > 0) tail = program_.texts[program_.triggers[trigger].begin].substr(0, depth);
-    tail.push_back(static_cast<char>(byte));
-    go(out, Configuration::FREE_TEXT, Ref<Frame>(), false);
-    for (std::string_view rest = tail; !rest.empty(); rest.remove_prefix(1)) {
-        uint32_t begun = NO_INDEX;
-        for (uint32_t i = 0; i < program_.triggers.size(); ++i) {
-            const std::string& begin = program_.texts[program_.triggers[i].begin];
-            if (begin == rest) {
-                root_value(i, static_cast<int32_t>(program_.triggers[i].type), out);
-                return true;
-            }
-            if (begun == NO_INDEX && begin.starts_with(rest)) begun = i;
-        }
-        if (begun != NO_INDEX) {
-            out.trigger = begun;
-            out.depth = static_cast<uint32_t>(rest.size());
-            return true;
-        }
-    }
-    out.trigger = NO_INDEX;
-    out.depth = 0;
-    return true;
-}
-
-bool Machine::end_text(const Configuration& in, uint8_t byte, Configuration& out) const {
-    const std::string& end = trigger_end(in.trigger);
-    if (in.depth == end.size()) return free_text(NO_INDEX, 0, byte, out);
-    if (byte != static_cast<uint8_t>(end[in.depth])) return false;
-    const uint32_t trigger = in.trigger, depth = in.depth + 1;
-    const bool over = depth == end.size();
-    go(out, over ? Configuration::FREE_TEXT : Configuration::END_TEXT, Ref<Frame>(), false);
-    out.trigger = over ? NO_INDEX : trigger;
-    out.depth = over ? 0 : depth;
     return true;
 }
 

@@ -20,7 +20,8 @@ struct Configuration {
         COLON,  // after a key
         AFTER,  // after a value: comma or end
         DONE,
-        FREE_TEXT,  // text outside of triggers
+        FREE_TEXT,   // text outside of triggers
+        BEGIN_TEXT,  // the text before a trigger's value
         END_TEXT,   // the text that ends a trigger's value
         STRING,
         IN_KEY,
@@ -33,12 +34,15 @@ struct Configuration {
     bool line_break = false, half = false;  // of the gap: one was, of which only \r was read
     uint16_t blanks = 0;
     uint32_t trigger = NO_INDEX,
-             depth = 0;  // FREE_TEXT: it ends with so many bytes of the trigger's; END_TEXT: likewise
+             depth = 0;  // FREE_TEXT: it ends with so many bytes of the trigger's; others: so many were read
     Ref<Frame> frame;
     Lexeme lexeme;
 
     bool in_lexeme() const { return mode >= STRING; }
 };
+
+// Puts a configuration into a mode outside of lexemes, before any gap.
+void go(Configuration& out, Configuration::Mode mode, Ref<Frame> frame, bool gap_allowed);
 
 class Machine {
 public:
@@ -60,12 +64,18 @@ private:
     bool end_bare(const Configuration& in, std::string_view text, Configuration& out);
     bool end_value(const Ref<Frame>& frame, uint32_t start, std::string_view text, Configuration& out) const;
     bool close(const Ref<Frame>& frame, std::string_view text, Configuration& out);
+    bool closes(const Frame& frame, const Alternative& a) const;
     bool closable(const Frame& frame) const;
     bool extensible(const Frame& frame) const;
     bool after_value(const Configuration& in, std::string_view text, Configuration& out);
     bool free_text(uint32_t trigger, uint32_t depth, uint8_t byte, Configuration& out) const;
+    bool begin_text(const Configuration& in, uint8_t byte, Configuration& out) const;
+    void begun(uint32_t trigger, std::string_view so_far, Configuration& out) const;
     bool end_text(const Configuration& in, uint8_t byte, Configuration& out) const;
     void root_value(uint32_t trigger, int32_t type, Configuration& out) const;
+    const std::string& trigger_begin(uint32_t trigger) const {
+        return program_.texts[program_.triggers[trigger].begin];
+    }
     const std::string& trigger_end(uint32_t trigger) const { return program_.texts[program_.triggers[trigger].end]; }
 
     const Program& program_;

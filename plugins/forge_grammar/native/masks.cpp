@@ -22,6 +22,26 @@ void normalize(const Language& language, uint32_t state, uint32_t longest, uint3
     if (hi == UNBOUNDED && language.endless && lo > longest) lo = longest + 1;
 }
 
+// Whether the text is inside of an item of a unique array.
+bool in_unique_item(const Program& program, const Configuration& at) {
+    if (!at.frame) return false;
+    return at.frame->within_unique ||
+           (at.in_lexeme() && at.frame->kind == Frame::ARRAY &&
+            std::any_of(at.frame->alternatives.begin(), at.frame->alternatives.end(),
+                        [&](const Alternative& a) { return program.arrays[a.shape].unique; }));
+}
+
+// Of the text since the lowest frame with ties awaits a value: where that ends, it's compared.
+uint64_t hash_of_tied(const Configuration& at, std::string_view text) {
+    if (!at.frame->within_unique) return 0;
+    uint32_t from = at.in_lexeme() ? at.lexeme.start : NO_INDEX, start = NO_INDEX;
+    for (const Frame* frame = at.frame.get(); frame != nullptr; frame = frame->below.get()) {
+        if (frame->tied()) start = from;
+        from = frame->start;
+    }
+    return start == NO_INDEX ? 0 : std::hash<std::string_view>{}(text.substr(start)) | 1;
+}
+
 }  // namespace
 
 Grammar::Grammar(std::shared_ptr<Vocabulary> vocabulary_, const std::vector<std::string>& languages,
@@ -33,11 +53,21 @@ Grammar::Grammar(std::shared_ptr<Vocabulary> vocabulary_, const std::vector<std:
 void Masks::fill(Machine& machine, const Configuration& at, Text& text, uint32_t* row) {
     std::fill(row, row + vocabulary_.words(), 0);
     text.reserve(vocabulary_.all().max_depth);
-    if (splits(machine, at, text.view())) {
-        add_plain(machine, at, text, row);
-        add_cached(machine, at, text, vocabulary_.rest(), row);
-    } else {
-        add_cached(machine, at, text, vocabulary_.all(), row);
+    // Where a token may end an item of a unique array and begin the next one, what follows depends on the whole item.
+    const bool unique = in_unique_item(machine.program(), at);
+    const bool split = splits(machine, at, text.view());
+    const bool any = split && takes_any_plain(machine, at);
+    if (split) add_plain(machine, at, text, row);
+    if (any) {
+        const std::vector<uint32_t>& mask = vocabulary_.text_mask();
+        for (size_t i = 0; i < mask.size(); ++i) row[i] |= mask[i];
+    }
+    const Trie& trie = any ? vocabulary_.quoted() : split ? vocabulary_.rest() : vocabulary_.all();
+    add_cached(machine, at, text, trie, !unique, row);
+    if (unique) {
+        start_walk(at);
+        walk(machine, text, split ? vocabulary_.rest_commas() : vocabulary_.commas());
+        for (const uint32_t id : found_) row[id / 32] |= 1U << (id % 32);
     }
     if (!machine.is_final(at, text.view())) return;
     for (const uint32_t id : vocabulary_.eos()) row[id / 32] |= 1U << (id % 32);
@@ -69,11 +99,9 @@ void Masks::add_plain(Machine& machine, const Configuration& at, Text& text, uin
             add_plain_formed(formed(machine.program(), at.lexeme, entry), row);
     }
     if (!literals) return;
-    if (path_.empty()) path_.resize(vocabulary_.all().max_depth + size_t{1});
-    path_[0] = at;
+    start_walk(at);
     std::erase_if(path_[0].lexeme.entries,
                   [](const Entry& entry) { return entry.kind != Entry::LITERAL && entry.kind != Entry::NAME; });
-    found_.clear();
     walk(machine, text, vocabulary_.plain());
     for (const uint32_t id : found_) row[id / 32] |= 1U << (id % 32);
 }
@@ -136,21 +164,25 @@ void Masks::walk_plain(const Formed& f) {
     }
 }
 
-void Masks::add_cached(Machine& machine, const Configuration& at, Text& text, const Trie& trie, uint32_t* row) {
-    const std::optional<Hash> key = key_of(machine, at, text.view());
-    if (key) {
-        if (const auto set = grammar_.cache.find(*key)) {
-            set->add_to(row);
-            return;
-        }
-    }
+void Masks::start_walk(const Configuration& at) {
     if (path_.empty()) path_.resize(vocabulary_.all().max_depth + size_t{1});
     path_[0] = at;
     found_.clear();
-    const uint32_t visited = walk(machine, text, trie);
+}
+
+void Masks::add_cached(Machine& machine, const Configuration& at, Text& text, const Trie& trie, bool commas,
+                       uint32_t* row) {
+    Hash key = key_of(machine, at, text.view());
+    key.mix(trie.nodes());
+    if (const auto set = grammar_.cache.find(key)) {
+        set->add_to(row);
+        return;
+    }
+    start_walk(at);
+    const uint32_t visited = walk(machine, text, trie, commas);
     for (const uint32_t id : found_) row[id / 32] |= 1U << (id % 32);
-    if (key && visited >= WORTH_CACHING)
-        grammar_.cache.add(*key, std::make_shared<const TokenSet>(found_, vocabulary_.words()));
+    if (visited >= WORTH_CACHING)
+        grammar_.cache.add(key, std::make_shared<const TokenSet>(found_, vocabulary_.words()));
 }
 
 // Whether any plain text may follow that a token can hold.
@@ -164,13 +196,14 @@ bool Masks::takes_any_plain(const Machine& machine, const Configuration& at) con
     });
 }
 
-// From path_[0]; returns how many nodes were visited.
-uint32_t Masks::walk(Machine& machine, Text& text, const Trie& trie) {
+// From path_[0]; returns how many nodes were visited. commas: whether tokens that have one are looked at.
+uint32_t Masks::walk(Machine& machine, Text& text, const Trie& trie, bool commas) {
     uint32_t visited = 0;
     const uint32_t nodes = trie.nodes();
     for (uint32_t i = 0; i < nodes; ++visited) {
         const size_t depth = trie.depth[i];
-        if (!machine.step(path_[depth], text.with(depth, trie.byte[i]), path_[depth + 1])) {
+        if ((!commas && trie.byte[i] == ',') ||
+            !machine.step(path_[depth], text.with(depth, trie.byte[i]), path_[depth + 1])) {
             i = trie.skip[i];
             continue;
         }
@@ -183,16 +216,18 @@ uint32_t Masks::walk(Machine& machine, Text& text, const Trie& trie) {
 }
 
 // Equal for configurations after which the same tokens follow; nothing where that's not worth telling.
-std::optional<Hash> Masks::key_of(const Machine& machine, const Configuration& at, std::string_view text) const {
-    if (at.frame && at.frame->within_unique) return std::nullopt;
+Hash Masks::key_of(const Machine& machine, const Configuration& at, std::string_view text) const {
     Hash key;
     key.mix(uint64_t{at.mode} | uint64_t{at.closing} << 8 | uint64_t{at.gap_allowed} << 9 |
             uint64_t{at.line_break} << 10 | uint64_t{at.half} << 11 | uint64_t{at.blanks} << 32);
     if (at.frame) {
-        key.mix(at.frame->hash().a);
-        key.mix(at.frame->hash().b);
+        const Hash frames = at.frame->hash();
+        key.mix(frames.a);
+        key.mix(frames.b);
+        key.mix(hash_of_tied(at, text));
     }
-    if (at.mode == Configuration::FREE_TEXT || at.mode == Configuration::END_TEXT)
+    if (at.mode == Configuration::FREE_TEXT || at.mode == Configuration::BEGIN_TEXT ||
+        at.mode == Configuration::END_TEXT)
         key.mix(uint64_t{at.trigger} << 32 | at.depth);
     if (at.in_lexeme()) mix_lexeme(machine, at, text, key);
     return key;

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -62,9 +61,10 @@ private:
     void add_plain(Machine& machine, const Configuration& at, Text& text, uint32_t* row);
     void add_plain_formed(const Formed& f, uint32_t* row);
     void walk_plain(const Formed& f);
-    void add_cached(Machine& machine, const Configuration& at, Text& text, const Trie& trie, uint32_t* row);
-    uint32_t walk(Machine& machine, Text& text, const Trie& trie);
-    std::optional<Hash> key_of(const Machine& machine, const Configuration& at, std::string_view text) const;
+    void add_cached(Machine& machine, const Configuration& at, Text& text, const Trie& trie, bool commas, uint32_t* row);
+    void start_walk(const Configuration& at);
+    uint32_t walk(Machine& machine, Text& text, const Trie& trie, bool commas = true);
+    Hash key_of(const Machine& machine, const Configuration& at, std::string_view text) const;
     void mix_lexeme(const Machine& machine, const Configuration& at, std::string_view text, Hash& key) const;
 
     Grammar& grammar_;

@@ -6,12 +6,13 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "canonical.hpp"
 #include "vocabulary.hpp"
 
 namespace forge::grammar {
 namespace {
 
-constexpr int32_t VERSION = 1;
+constexpr int32_t VERSION = 2;
 
 [[noreturn]] void malformed(const std::string& what) { throw std::invalid_argument("malformed grammar: " + what); }
 
@@ -33,6 +34,7 @@ public:
         return static_cast<uint32_t>(in_range(what, 0, static_cast<int64_t>(count)));
     }
     uint32_t count(const char* what) { return id(what, program_.words.size() + 1); }
+    uint32_t count_of_values() { return static_cast<uint32_t>(in_range("a number of values", 0, int64_t{1} << 31)); }
     uint32_t least() { return static_cast<uint32_t>(in_range("a minimum", 0, int64_t{1} << 31)); }
     uint32_t most() {
         const int32_t x = in_range("a maximum", -1, int64_t{1} << 31);
@@ -88,6 +90,7 @@ void read_type(Program& program, Reader in, const Sizes& sizes) {
     type.numbers = in.counted("a language", program.languages.size());
     type.arrays = in.counted("an array shape", sizes.arrays);
     type.objects = in.counted("an object shape", sizes.objects);
+    type.values = in.count_of_values();
     program.types.push_back(type);
 }
 
@@ -160,6 +163,8 @@ void read_object(Program& program, Reader in, const Sizes& sizes) {
     shape.properties = std::span<const int32_t>(program.words).subspan(begin, size_t{3} * n);
     shape.by_name = in.ids("a property", n, 0, n);
     index_object(program, shape);
+    for (uint32_t i = 0; i < n; ++i)
+        shape.names.push_back(decode_string(std::string_view(program.text(shape.name(i))).substr(1)));
     shape.first_class = static_cast<uint32_t>(program.classes.size());
     const uint32_t classes = in.count("a number of key classes");
     for (uint32_t i = 0; i < classes; ++i) {
@@ -176,10 +181,13 @@ void read_object(Program& program, Reader in, const Sizes& sizes) {
 void read_root(Program& program, Reader& in, const Sizes& sizes, uint32_t triggers) {
     for (uint32_t i = 0; i < triggers; ++i) {
         Trigger trigger{};
+        trigger.trigger = in.id("a text", program.texts.size());
         trigger.begin = in.id("a text", program.texts.size());
         trigger.type = in.id("a type", sizes.types);
         trigger.end = in.id("a text", program.texts.size());
-        if (program.texts[trigger.begin].empty()) malformed("an empty trigger");
+        const std::string& begin = program.texts[trigger.begin];
+        const std::string& first = program.texts[trigger.trigger];
+        if (first.empty() || !begin.starts_with(first)) malformed("a trigger that doesn't begin its text");
         program.triggers.push_back(trigger);
     }
     const auto root = static_cast<uint32_t>(program.root);
@@ -259,7 +267,8 @@ size_t Program::nbytes() const {
     for (const auto& language : languages) n += language->nbytes();
     for (const ArrayShape& shape : arrays) n += held(shape.contains);
     for (const ObjectShape& shape : objects)
-        n += held(shape.rank) + held(shape.required_from) + held(shape.open_from) + held(shape.next_required);
+        n += held(shape.rank) + held(shape.required_from) + held(shape.open_from) + held(shape.next_required) +
+             held(shape.names);
     return n;
 }
 

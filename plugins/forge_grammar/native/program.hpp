@@ -36,6 +36,7 @@ struct Term {
 struct Type {
     std::span<const int32_t> literals, numbers, arrays, objects;
     uint32_t first_term = 0, last_term = 0;
+    uint32_t values = 0;  // how many it has at least, INFINITE_WORDS for no end of them; 0: nobody asks
 };
 
 struct Contains {
@@ -68,6 +69,7 @@ struct ObjectShape {
     std::vector<uint32_t> required_from;  // how many of the properties from each index on are required
     std::vector<uint32_t> open_from;      // how many may come
     std::vector<uint32_t> next_required;  // the index of the first required one from each index on
+    std::vector<std::string> names;       // decoded
 
     uint32_t size() const { return static_cast<uint32_t>(by_name.size()); }
     int32_t name(uint32_t i) const { return properties[3 * i]; }
@@ -77,7 +79,7 @@ struct ObjectShape {
 };
 
 struct Trigger {
-    uint32_t begin, type, end;
+    uint32_t trigger, begin, type, end;
 };
 
 class LanguagePool;

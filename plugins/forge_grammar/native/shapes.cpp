@@ -5,16 +5,13 @@
 #include <algorithm>
 
 #include "canonical.hpp"
+#include "distinct.hpp"
 #include "words.hpp"
 
 namespace forge::grammar {
 namespace {
 
 constexpr uint32_t SEEN = 2;
-
-uint32_t required_left(const Program& program, const Alternative& a) {
-    return program.any_order ? a.extra[0] : program.objects[a.shape].required_from[a.at];
-}
 
 bool seen(const Alternative& a, uint32_t property) { return a.extra[SEEN + property / 32] >> (property % 32) & 1; }
 
@@ -38,11 +35,6 @@ uint32_t capacity(const Program& program, const ObjectShape& shape, const Ref<Us
             total -= !declares(program, shape, node->text) && accepts(language.dfa, node->text);
     }
     return static_cast<uint32_t>(std::min<uint64_t>(total, INFINITE_WORDS));
-}
-
-int32_t type_at(const ArrayShape& shape, uint64_t index) {
-    if (shape.max != UNBOUNDED && index >= shape.max) return -1;
-    return index < shape.prefix.size() ? shape.prefix[index] : shape.rest;
 }
 
 uint32_t next_index(const ArrayShape& shape, uint32_t index) {
@@ -92,12 +84,41 @@ bool array_feasible(const ArrayShape& shape, uint32_t index, const std::vector<u
 
 }  // namespace
 
+uint32_t required_left(const Program& program, const Alternative& a) {
+    return program.any_order ? a.extra[0] : program.objects[a.shape].required_from[a.at];
+}
+
+std::vector<uint32_t> open_properties(const Program& program, const Alternative& a) {
+    const ObjectShape& shape = program.objects[a.shape];
+    std::vector<uint32_t> open;
+    for (uint32_t i = program.any_order ? 0 : a.at; i < shape.size(); ++i)
+        if (shape.type(i) >= 0 && !(program.any_order && seen(a, i))) open.push_back(i);
+    return open;
+}
+
+bool has_endless_keys(const Program& program, const ObjectShape& shape) {
+    for (uint32_t k = shape.first_class; k < shape.last_class; ++k) {
+        const Dfa& dfa = program.language(program.classes[k].language).dfa;
+        if (dfa.start != Dfa::DEAD && dfa.words_from(dfa.start) == INFINITE_WORDS) return true;
+    }
+    return false;
+}
+
+int32_t type_at(const ArrayShape& shape, uint64_t index) {
+    if (shape.max != UNBOUNDED && index >= shape.max) return -1;
+    return index < shape.prefix.size() ? shape.prefix[index] : shape.rest;
+}
+
 bool object_can_close(const Program& program, const Alternative& a) {
     return a.count >= program.objects[a.shape].min && required_left(program, a) == 0;
 }
 
-NextKey::NextKey(const Program& program, const Alternative& a, const Ref<Used>& used)
-    : program_(program), shape_(program.objects[a.shape]), a_(a), capacity_(capacity(program, shape_, used)) {
+NextKey::NextKey(const Program& program, const Frame& frame, const Alternative& a)
+    : program_(program),
+      frame_(frame),
+      shape_(program.objects[a.shape]),
+      a_(a),
+      capacity_(capacity(program, shape_, frame.used)) {
     first_ = program.any_order ? 0 : a.at;
     last_ = program.any_order ? shape_.size() : std::min(shape_.next_required[a.at] + 1, shape_.size());
 }
@@ -109,10 +130,16 @@ bool NextKey::feasible(uint32_t count, uint32_t required, uint32_t open, uint32_
 
 bool NextKey::takes(uint32_t property) const {
     if (property < first_ || property >= last_ || shape_.type(property) < 0) return false;
-    if (!program_.any_order)
-        return feasible(a_.count + 1, shape_.required_from[property + 1], shape_.open_from[property + 1], capacity_);
-    if (seen(a_, property)) return false;
-    return feasible(a_.count + 1, a_.extra[0] - shape_.required(property), a_.extra[1] - 1, capacity_);
+    uint32_t required = shape_.required_from[property + 1], open = shape_.open_from[property + 1];
+    if (program_.any_order) {
+        if (seen(a_, property)) return false;
+        required = a_.extra[0] - shape_.required(property);
+        open = a_.extra[1] - 1;
+    }
+    if (!feasible(a_.count + 1, required, open, capacity_)) return false;
+    return a_.ties.empty() ||
+           is_fresh(program_, shape_.type(property),
+                    member_avoids(program_, a_, frame_.written, shape_.names[property], property));
 }
 
 bool NextKey::takes_any(uint32_t low, uint32_t high) const {
@@ -127,7 +154,7 @@ bool NextKey::takes_any(uint32_t low, uint32_t high) const {
 }
 
 bool NextKey::takes_class() const {
-    if (capacity_ == 0) return false;
+    if (capacity_ == 0 || (!a_.ties.empty() && capacity_ != INFINITE_WORDS)) return false;
     const uint32_t left = capacity_ == INFINITE_WORDS ? capacity_ : capacity_ - 1;
     if (program_.any_order) return feasible(a_.count + 1, a_.extra[0], a_.extra[1], left);
     return shape_.required_from[a_.at] == 0 && feasible(a_.count + 1, 0, 0, left);
@@ -136,7 +163,7 @@ bool NextKey::takes_class() const {
 bool NextKey::takes_anything() const { return takes_class() || takes_any(0, shape_.size()); }
 
 Alternative start_object(const Program& program, uint32_t request, uint32_t shape) {
-    Alternative a{request, shape, 0, 0, NO_INDEX, {}};
+    Alternative a{request, shape, 0, 0, NO_INDEX, {}, {}};
     if (!program.any_order) return a;
     const ObjectShape& object = program.objects[shape];
     a.extra.assign(SEEN + (object.size() + 31) / 32, 0);
@@ -146,7 +173,7 @@ Alternative start_object(const Program& program, uint32_t request, uint32_t shap
 }
 
 Alternative start_array(const Program& program, uint32_t request, uint32_t shape) {
-    return {request, shape, 0, 0, NO_INDEX, std::vector<uint32_t>(program.arrays[shape].contains.size())};
+    return {request, shape, 0, 0, NO_INDEX, std::vector<uint32_t>(program.arrays[shape].contains.size()), {}};
 }
 
 Alternative after_key(const Program& program, const Alternative& a, uint32_t property) {
@@ -171,7 +198,7 @@ bool array_can_close(const Program& program, const Alternative& a) {
     return true;
 }
 
-void await_item(const Program& program, const Alternative& a, const Ref<Used>& used, std::vector<Alternative>& out,
+void await_item(const Program& program, const Frame& frame, const Alternative& a, std::vector<Alternative>& out,
                 std::vector<Request>& requests) {
     const ArrayShape& shape = program.arrays[a.shape];
     const int32_t item = type_at(shape, a.at);
@@ -180,9 +207,16 @@ void await_item(const Program& program, const Alternative& a, const Ref<Used>& u
     const auto add = [&](int32_t type, std::vector<uint32_t> counts) {
         const uint32_t next = next_index(shape, a.at);
         if (type < 0 || !array_feasible(shape, next, counts)) return;
-        if (shape.unique && !has_fresh(program, program.types[static_cast<size_t>(type)], used)) return;
-        const uint32_t request = add_request(requests, {type, shape.unique});
-        add_alternative(out, {a.request, a.shape, next, 0, request, std::move(counts)});
+        Alternative after{a.request, a.shape, next, 0, NO_INDEX, std::move(counts), {}};
+        Ref<Used> avoid = shape.unique ? frame.used : Ref<Used>();
+        if (!a.ties.empty()) {
+            after.ties = a.ties;
+            avoid = item_avoids(program, after, frame.written, avoid);
+            std::erase_if(after.ties, [&](const ValueRef& tie) { return tie->items.size() <= frame.written; });
+        }
+        if (!is_fresh(program, type, avoid)) return;
+        after.awaited = add_request(requests, {type, std::move(avoid)});
+        add_alternative(out, std::move(after));
     };
     // An item that counts for no `contains`: of the first one's other type where that has a maximum.
     int32_t plain = item;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "characters.hpp"
 #include "utf8.hpp"
 
 namespace forge::grammar {
@@ -19,6 +20,14 @@ uint32_t plain_length(std::string_view token) {
         if (cp == 0xFFFFFFFF || cp < 0x20 || cp == '"' || cp == '\\') return 0;
     }
     return n;
+}
+
+// Whether a token without a quote may stand in a JSON string, at its end maybe with part of a character.
+bool is_text(std::string_view token) {
+    Partial partial;
+    return std::all_of(token.begin(), token.end(), [&](char c) {
+        return c != '"' && read_json(partial, static_cast<uint8_t>(c)) != REFUSED;
+    });
 }
 
 // Whether a token has the end of a key, a value, and more than the quote of the next key.
@@ -128,7 +137,8 @@ Vocabulary::Vocabulary(std::vector<std::string> token_bytes, const std::vector<i
         if (id < count) tokens_[static_cast<size_t>(id)].clear();
         eos_.push_back(static_cast<uint32_t>(id));
     }
-    std::vector<uint32_t> all, plain, rest, lengths(tokens_.size());
+    std::vector<uint32_t> all, plain, rest, quoted, commas, rest_commas, lengths(tokens_.size());
+    text_mask_.assign(words(), 0);
     for (uint32_t id = 0; id < tokens_.size(); ++id) {
         if (tokens_[id].empty()) continue;
         lengths[id] = plain_length(tokens_[id]);
@@ -136,6 +146,11 @@ Vocabulary::Vocabulary(std::vector<std::string> token_bytes, const std::vector<i
         spans_keys_ = spans_keys_ || has_key_end_and_start(tokens_[id]);
         all.push_back(id);
         (lengths[id] > 0 ? plain : rest).push_back(id);
+        if (tokens_[id].find('"') != std::string::npos) quoted.push_back(id);
+        if (lengths[id] == 0 && is_text(tokens_[id])) text_mask_[id / 32] |= 1U << (id % 32);
+        if (tokens_[id].find(',') == std::string::npos) continue;
+        commas.push_back(id);
+        if (lengths[id] == 0) rest_commas.push_back(id);
     }
     plain_masks_.emplace_back(words());
     std::vector<uint32_t> by_length = plain;
@@ -151,6 +166,9 @@ Vocabulary::Vocabulary(std::vector<std::string> token_bytes, const std::vector<i
     all_ = std::make_unique<Trie>(tokens_, std::move(all));
     plain_ = std::make_unique<Trie>(tokens_, std::move(plain));
     rest_ = std::make_unique<Trie>(tokens_, std::move(rest));
+    quoted_ = std::make_unique<Trie>(tokens_, std::move(quoted));
+    commas_ = std::make_unique<Trie>(tokens_, std::move(commas));
+    rest_commas_ = std::make_unique<Trie>(tokens_, std::move(rest_commas));
 }
 
 const std::vector<uint32_t>& Vocabulary::plain_mask(uint32_t code_points) const {
@@ -163,8 +181,9 @@ bool Vocabulary::is_eos(int64_t id) const {
 }
 
 size_t Vocabulary::nbytes() {
-    size_t n =
-        sizeof(Vocabulary) + all_->nbytes() + plain_->nbytes() + rest_->nbytes() + held(tokens_) + plain_cache.nbytes();
+    size_t n = sizeof(Vocabulary) + held(tokens_) + held(text_mask_) + plain_cache.nbytes();
+    for (const Trie* trie : {all_.get(), plain_.get(), rest_.get(), quoted_.get(), commas_.get(), rest_commas_.get()})
+        n += trie->nbytes();
     for (const auto& mask : plain_masks_) n += held(mask);
     for (const std::string& token : tokens_) n += token.capacity() > 15 ? token.capacity() + 1 : 0;
     return n;

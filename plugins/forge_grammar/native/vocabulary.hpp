@@ -55,6 +55,8 @@ public:
 
     // Mask of the plain tokens of at most so many code points.
     const std::vector<uint32_t>& plain_mask(uint32_t code_points) const;
+    // Mask of the other tokens without a quote that may stand where any text may: with escapes, or a part of a character.
+    const std::vector<uint32_t>& text_mask() const { return text_mask_; }
     bool is_eos(int64_t id) const;
     // Bytes of a token that may be part of a text; empty for all others.
     std::string_view bytes(int64_t id) const {
@@ -69,6 +71,9 @@ public:
     const Trie& all() const { return *all_; }
     const Trie& plain() const { return *plain_; }
     const Trie& rest() const { return *rest_; }                // all that aren't plain
+    const Trie& quoted() const { return *quoted_; }            // all that have a quote
+    const Trie& commas() const { return *commas_; }            // all that have a comma
+    const Trie& rest_commas() const { return *rest_commas_; }  // all that have one and aren't plain
     uint32_t longest_plain() const { return longest_plain_; }  // in code points
     bool spans_keys() const { return spans_keys_; }  // whether a token may hold the end of a key and part of the next
 
@@ -82,8 +87,9 @@ private:
     uint32_t longest_plain_ = 0;
     bool spans_keys_ = false;
     std::vector<uint32_t> counts_;
+    std::vector<uint32_t> text_mask_;
     std::vector<std::vector<uint32_t>> plain_masks_;  // [0] is empty, [i + 1] has at most counts_[i] code points
-    std::unique_ptr<Trie> all_, plain_, rest_;
+    std::unique_ptr<Trie> all_, plain_, rest_, quoted_, commas_, rest_commas_;
 };
 
 }  // namespace forge::grammar

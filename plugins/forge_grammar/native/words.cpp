@@ -112,8 +112,7 @@ bool literal_is_fresh(const std::string& literal, const Ref<Used>& used) {
     return !used || !Used::contains(used, canonical(literal));
 }
 
-bool has_fresh(const Program& program, const Type& type, const Ref<Used>& used) {
-    if (!used || !type.arrays.empty() || !type.objects.empty()) return true;
+bool has_fresh_scalar(const Program& program, const Type& type, const Ref<Used>& used) {
     for (const int32_t id : type.literals)
         if (literal_is_fresh(program.text(id), used)) return true;
     for (const int32_t id : type.numbers) {

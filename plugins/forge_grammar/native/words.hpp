@@ -35,8 +35,8 @@ bool number_is_fresh(const Language& language, uint32_t state, const std::string
 // Whether a literal's value isn't used.
 bool literal_is_fresh(const std::string& literal, const Ref<Used>& used);
 
-// Whether a type has a value that isn't used. Arrays and objects are taken to be inexhaustible.
-bool has_fresh(const Program& program, const Type& type, const Ref<Used>& used);
+// Whether a type has a value, neither array nor object, that isn't used.
+bool has_fresh_scalar(const Program& program, const Type& type, const Ref<Used>& used);
 
 // The strings among used items.
 void add_used_strings(const Ref<Used>& used, Taken& taken);

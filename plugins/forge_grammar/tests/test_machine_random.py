@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 from forge_grammar.machine.grammar import Program as Machine
-from forge_grammar.machine.machine import Configuration, InKey, InString
+from forge_grammar.machine.machine import Configuration
 from forge_grammar.machine.matcher import Grammar
+from forge_grammar.machine.positions import InKey, InString
 from forge_grammar.machine.vocabulary import Vocabulary
 from forge_grammar.program import (
     NONE,

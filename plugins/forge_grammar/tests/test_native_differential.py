@@ -74,7 +74,10 @@ class Programs:
         kind = rng.choices((RootKind.JSON, RootKind.TEXT, RootKind.TRIGGERS), (8, 1, 1))[0]
         root = {RootKind.JSON: rng.randrange(2, 5), RootKind.TEXT: rng.randrange(len(LANGUAGES))}.get(kind, NONE)
         begins, ends = ("<t>", "<t", "ab", "b"), ("</t>", "", "1")
-        triggers = [Trigger(rng.choice(begins), rng.randrange(5), rng.choice(ends)) for _ in range(2)]
+        triggers = []
+        for _ in range(rng.randint(1, 3)):
+            begin = rng.choice(begins) + rng.choice(("", "a", "ab", "=1>"))
+            triggers.append(Trigger(begin, rng.randrange(5), rng.choice(ends), begin[: rng.randint(0, len(begin))]))
         return Program(
             kind,
             root,

@@ -123,4 +123,6 @@ class ConstrainedDrafter(Drafter):
 
     def _forced(self, matcher: Matcher) -> list[int]:
         text = matcher.forced().decode(errors="ignore")
-        return self._tokenizer.encode(text, add_special=False, parse_special=False)[:-1] if text else []
+        if len(text) < 2:  # a token or less
+            return []
+        return self._tokenizer.encode(text, add_special=False, parse_special=False)[:-1]

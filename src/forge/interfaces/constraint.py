@@ -73,10 +73,11 @@ class Constraint(ABC):
         """Check a specification and make it compact.
 
         kind: ``"json_schema"`` (the schema), ``"json_object"`` (None), ``"regex"`` (a pattern that the whole answer
-        matches), ``"choice"`` (a list of texts). strict: the request asked for OpenAI's strict mode, whose answers have
-        their keys in the schema's order; every schema is enforced or refused either way. Called in worker threads of
-        the server process, never in the engine. Errors: `InvalidRequest` whose `param` is the place within the
-        specification, as a JSON pointer.
+        matches), ``"choice"`` (a list of texts), ``"structural_tag"`` (free text in which triggers begin JSON:
+        ``{"structures": [{"begin": text, "schema": schema, "end": text}, ...], "triggers": [text, ...]}``). strict:
+        the request asked for OpenAI's strict mode, whose answers have their keys in the schema's order; every schema
+        is enforced or refused either way. Called in worker threads of the server process, never in the engine.
+        Errors: `InvalidRequest` whose `param` is the place within the specification, as a JSON pointer.
         """
 
     @abstractmethod

@@ -41,27 +41,33 @@ class JsonSchemaFormat:
     strict: bool | None = None
 
 
-def _has_its_schema(form: ResponseFormat, attribute: Any, value: JsonSchemaFormat | None) -> None:
-    if (value is not None) != (form.type == "json_schema"):
-        raise ValueError(f"'{attribute.name}' belongs to the type \"json_schema\", and only to it")
+def _belongs_to(kind: str) -> Any:
+    def check(form: ResponseFormat, attribute: Any, value: object) -> None:
+        if (value is not None) != (form.type == kind):
+            raise ValueError(f"'{attribute.name}' belongs to the type \"{kind}\", and only to it")
+
+    return check
 
 
 @frozen
 class ResponseFormat:
-    """OpenAI's way to ask for JSON."""
+    """OpenAI's way to ask for JSON, and vLLM's to ask for JSON within a text."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = field(default=None, validator=_has_its_schema)
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchemaFormat | None = field(default=None, validator=_belongs_to("json_schema"))
+    structures: Any = field(default=None, validator=_belongs_to("structural_tag"))
+    triggers: Any = field(default=None, validator=_belongs_to("structural_tag"))
 
 
 @frozen(kw_only=True)
 class StructuredOutputs:
-    """vLLM's way to ask for a constraint. json: a schema, or the text of one."""
+    """vLLM's way to ask for a constraint. json, structural_tag: as JSON, or the text of it."""
 
     json: Any = None
     json_object: bool | None = None
     regex: str | None = None
     choice: list[str] | None = None
+    structural_tag: Any = None
 
 
 @frozen
@@ -93,6 +99,9 @@ def specification(wire: GenerationFields) -> Specification | None:
 def _of_response_format(form: ResponseFormat | None) -> list[Specification]:
     if form is None or form.type == "text":
         return []
+    if form.type == "structural_tag":
+        tag = {"structures": form.structures, "triggers": form.triggers}
+        return [Specification("structural_tag", tag, "response_format")]
     if form.json_schema is None:
         return [Specification("json_object", None, "response_format")]
     asked = form.json_schema
@@ -102,26 +111,32 @@ def _of_response_format(form: ResponseFormat | None) -> list[Specification]:
 def _of_structured_outputs(asked: StructuredOutputs | None) -> list[Specification]:
     if asked is None:
         return []
-    schema, at = asked.json, "structured_outputs"
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except ValueError as error:
-            raise InvalidRequest(f"{at}.json: isn't JSON: {error}", param=f"{at}.json") from error
+    at = "structured_outputs"
+    schema, tag = _parsed(asked.json, f"{at}.json"), _parsed(asked.structural_tag, f"{at}.structural_tag")
     found = [
         Specification(kind, content, f"{at}.{name}")
         for kind, name, content in (
             ("json_schema", "json", schema),
             ("regex", "regex", asked.regex),
             ("choice", "choice", asked.choice),
+            ("structural_tag", "structural_tag", tag),
         )
         if content is not None
     ]
     if asked.json_object:
         found.append(Specification("json_object", None, f"{at}.json_object"))
     if not found:
-        raise InvalidRequest(f"{at}: must have one of json, json_object, regex, choice", param=at)
+        raise InvalidRequest(f"{at}: must have one of json, json_object, regex, choice, structural_tag", param=at)
     return found
+
+
+def _parsed(value: Any, place: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise InvalidRequest(f"{place}: isn't JSON: {error}", param=place) from error
 
 
 # ------------------------------------------------------------------------------------------------------------ lowering

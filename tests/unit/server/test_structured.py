@@ -18,6 +18,7 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 ASKING: dict[str, dict[str, Any]] = {CHAT: {"messages": [{"role": "user", "content": "hi"}]}, TEXT: {"prompt": "hi"}}
 SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}
+TAG = {"structures": [{"begin": "<a>", "schema": SCHEMA, "end": "</a>"}], "triggers": ["<a>"]}
 
 
 class Recorder(Constraint):
@@ -61,6 +62,9 @@ WAYS: list[tuple[dict[str, Any], tuple[str, Any]]] = [
     ({"structured_outputs": {"regex": "a|b"}}, ("regex", "a|b")),
     ({"structured_outputs": {"choice": ["a"]}}, ("choice", ["a"])),
     ({"structured_outputs": {"json_object": True}}, ("json_object", None)),
+    ({"structured_outputs": {"structural_tag": TAG}}, ("structural_tag", TAG)),
+    ({"structured_outputs": {"structural_tag": json.dumps(TAG)}}, ("structural_tag", TAG)),
+    ({"response_format": {"type": "structural_tag"} | TAG}, ("structural_tag", TAG)),
 ]
 
 
@@ -104,6 +108,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "text", "json_schema": {"schema": {}}}}, "response_format.json_schema"),
     ({"response_format": {"type": "grammar"}}, "response_format.type"),
+    ({"response_format": {"type": "structural_tag", "triggers": ["<a>"]}}, "response_format.structures"),
+    ({"response_format": {"type": "json_object"} | TAG}, "response_format.structures"),
+    ({"structured_outputs": {"structural_tag": "{"}}, "structured_outputs.structural_tag"),
+    ({"structured_outputs": {"structural_tag": TAG, "regex": "a"}}, "structured_outputs.structural_tag"),
+    ({"structured_outputs": {"structural_tag": "{}"}, "ignore_eos": True}, "ignore_eos"),
     ({"choice": "yes"}, "choice"),
     ({"regex": 5}, "regex"),
     ({"json_schema": {"not": {}}}, "json_schema.not"),

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from forge.errors import InvalidRequest
 from forge.interfaces import constraint as interface
 from forge.interfaces.constraint import MaskRow, Vocabulary
+from forge_grammar.cardinality import uncertain
 from forge_grammar.native import extension
 from forge_grammar.options import GrammarOptions
 from forge_grammar.program import Program, RootKind, decode, encode
+from forge_grammar.structural import structural_tag
 
 
 @cache
@@ -33,7 +35,7 @@ def machine() -> Any:
 
 
 class GrammarConstraint(interface.Constraint):
-    """JSON Schema, regular expressions and choices. Thread-safe."""
+    """JSON Schema, regular expressions, choices, and JSON after triggers in free text. Thread-safe."""
 
     def __init__(self, options: GrammarOptions) -> None:
         self.options = options
@@ -61,6 +63,8 @@ class GrammarConstraint(interface.Constraint):
                 return encode(self._regex(spec))
             case "choice":
                 return encode(self._choice(spec))
+            case "structural_tag":
+                return encode(structural_tag(spec, lambda schema: self._schema(schema, strict)))
             case _:
                 raise InvalidRequest(f"this server has no constraints of the kind {kind!r}")
 
@@ -109,7 +113,14 @@ class GrammarConstraint(interface.Constraint):
             raise InvalidRequest(
                 f"the schema has {size} bytes; constraint.options.max_schema_bytes is {self.options.max_schema_bytes}"
             )
-        return lower(schema, self.options.resolved(strict))
+        program = lower(schema, self.options.resolved(strict))
+        shape = uncertain(program)
+        if shape is not None:
+            raise InvalidRequest(
+                f"uniqueItems: with minItems {shape.minimum} it can't be made sure that distinct items are left",
+                param=_place_of_unique_items(schema),
+            )
+        return program
 
     def _regex(self, pattern: object) -> Program:
         from forge_grammar.regular import Language, LimitExceeded, RegexError
@@ -138,6 +149,22 @@ class GrammarConstraint(interface.Constraint):
         if language.is_empty:
             raise InvalidRequest(empty)
         return Program(RootKind.TEXT, 0, languages=[language.to_bytes()])
+
+
+def _place_of_unique_items(schema: object) -> str:
+    """The JSON pointer of the schema's `uniqueItems`; that of the whole schema where there are several."""
+    found = []
+    pending = [(schema, "")]
+    while pending:
+        node, at = pending.pop()
+        if isinstance(node, dict):
+            if node.get("uniqueItems") is True:
+                found.append(f"{at}/uniqueItems")
+            steps = [(str(key).replace("~", "~0").replace("/", "~1"), value) for key, value in node.items()]
+        else:
+            steps = [(str(i), value) for i, value in enumerate(node)] if isinstance(node, list) else []
+        pending += [(value, f"{at}/{step}") for step, value in steps]
+    return found[0] if len(found) == 1 else ""
 
 
 def _json_size(value: object) -> int:

@@ -16,7 +16,7 @@ from json.encoder import encode_basestring
 import msgspec
 from attrs import field, frozen
 
-VERSION = 1
+VERSION = 2
 NONE = -1
 
 
@@ -109,11 +109,15 @@ class ObjectShape:
 
 @frozen(slots=True)
 class Trigger:
-    """In free text, `begin` starts a JSON value of a type, which `end` follows."""
+    """In free text, `begin` starts a JSON value of a type, which `end` follows.
+
+    trigger: how `begin` begins: after so much of it one of the texts that begin so must follow; empty: the whole of it.
+    """
 
     begin: str
     type: int
     end: str
+    trigger: str = ""
 
 
 @frozen
@@ -139,12 +143,13 @@ class Flat:
     words: int32, little-endian::
 
         version root_kind root any_key_order whitespace n_types n_arrays n_objects n_triggers
-        n_triggers x (begin type end)
+        n_triggers x (trigger begin type end)
         n_types offsets, n_arrays offsets, n_objects offsets     (in words, from the start)
-        type:   n literals...  n (language min max n excluded...)...  n numbers...  n arrays...  n objects...
+        type:   n literals...  n (language min max n excluded...)...  n numbers...  n arrays...  n objects...  values
         array:  min max unique n_prefix prefix... rest n (min max both[n_prefix + 1] neither[n_prefix + 1])...
         object: min max n (name type required)...  by_name[n]  n (language type)...
 
+    values: how many the type has at least (`forge_grammar.cardinality`); only written where there are unique arrays.
     Literals, excluded strings, and `by_name` (indices of the properties) are sorted by the bytes of their texts.
     """
 
@@ -175,10 +180,17 @@ def decode(data: bytes) -> Flat:
 
 def flatten(program: Program) -> Flat:
     """Lay a program out as `Flat` documents it."""
+    from forge_grammar.cardinality import count_values
+
     pool = _Texts()
-    triggers = [x for t in program.triggers for x in (pool.add(t.begin), t.type, pool.add(t.end))]
+    triggers = [
+        word
+        for t in program.triggers
+        for word in (pool.add(t.trigger or t.begin), pool.add(t.begin), t.type, pool.add(t.end))
+    ]
+    values = count_values(program) if any(shape.unique for shape in program.arrays) else [0] * len(program.types)
     bodies = [
-        *(_type_words(node, pool) for node in program.types),
+        *([*_type_words(node, pool), many] for node, many in zip(program.types, values)),
         *(_array_words(shape) for shape in program.arrays),
         *(_object_words(shape, pool) for shape in program.objects),
     ]

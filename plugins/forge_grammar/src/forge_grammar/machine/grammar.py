@@ -30,7 +30,10 @@ class StringTerm:
 
 @frozen(eq=False)
 class Type:
-    """A union over the kinds of JSON values; literals by their canonical JSON texts, shapes by their ids."""
+    """A union over the kinds of JSON values; literals by their canonical JSON texts, shapes by their ids.
+
+    values: how many it has at least, see `forge_grammar.cardinality`; INFINITE: no end of them.
+    """
 
     strings: tuple[bytes, ...]
     bare: tuple[bytes, ...]
@@ -38,11 +41,10 @@ class Type:
     numbers: tuple[Dfa, ...]
     arrays: tuple[int, ...]
     objects: tuple[int, ...]
+    values: int
 
-    def has_fresh(self, used: frozenset[str]) -> bool:
-        """Whether some value is none of `used` (canonical texts). Composite values are taken to be inexhaustible."""
-        if not used or self.arrays or self.objects:
-            return True
+    def has_fresh_scalar(self, used: frozenset[str]) -> bool:
+        """Whether some value that's neither array nor object is none of `used` (canonical texts)."""
         if any(canonical(word) not in used for word in (*self.strings, *self.bare)):
             return True
         if any(number_is_fresh(dfa, dfa.start, "", used) for dfa in self.numbers):
@@ -75,6 +77,14 @@ class ArrayShape:
     rest: int
     contains: tuple[Contains, ...]
     _feasible: dict[tuple[int, tuple[int, ...]], bool] = field(factory=dict)
+
+    @cached_property
+    def ceiling(self) -> int:
+        """How many items there can be at most, by their types, too; NONE: no end of them."""
+        length = next((i for i, type_id in enumerate(self.prefix) if type_id == NONE), len(self.prefix))
+        if length == len(self.prefix) and self.rest != NONE:
+            return self.maximum
+        return length if self.maximum == NONE else min(length, self.maximum)
 
     def type_at(self, index: int) -> int:
         """The type of the item at an index; NONE: there can't be one."""
@@ -219,6 +229,26 @@ class ObjectShape:
             return False
         return capacity >= INFINITE or count + required + optional + capacity >= self.minimum
 
+    def always_extensible(self, at: int, count: int) -> bool:
+        """Whether a key that nobody could know may still come, now or after the required ones."""
+        room = self.maximum == NONE or count + self._remaining(at)[0] < self.maximum
+        return room and any(
+            c.type != NONE and c.keys.dfa.words_from(c.keys.dfa.start) >= INFINITE for c in self.classes
+        )
+
+    def fullest(self, at: int, count: int) -> list[int] | None:
+        """The declared properties of the object that has as many more as there's room for; None if they're too few."""
+        open_ = self._open(at)
+        if self.maximum != NONE and count + len(open_) > self.maximum:
+            optional = self.maximum - count - self._remaining(at)[0]
+            taken = [i for i in open_ if not self.properties[i].required][: max(optional, 0)]
+            open_ = [i for i in open_ if self.properties[i].required or i in taken]
+        return open_ if count + len(open_) >= self.minimum else None
+
+    def has_endless_keys(self) -> bool:
+        """Whether its classes have keys without end."""
+        return self._capacity(frozenset()) >= INFINITE
+
     def counted(self, count: int) -> int:
         """The count after one more property."""
         return count + 1 if self.maximum != NONE else min(count + 1, self.minimum)
@@ -252,8 +282,9 @@ class ObjectShape:
 
 @frozen(eq=False)
 class Trigger:
-    """In free text `begin` starts a JSON value of a type, which `end` follows."""
+    """`program.Trigger`."""
 
+    trigger: bytes
     begin: bytes
     type: int
     end: bytes
@@ -306,9 +337,9 @@ class _Reader:
     def counted(self) -> tuple[int, ...]:
         return self.take(self.take(1)[0])
 
-    def trigger(self) -> tuple[bytes, int, bytes]:
-        begin, type_id, end = self.take(3)
-        return self._texts[begin], type_id, self._texts[end]
+    def trigger(self) -> tuple[bytes, bytes, int, bytes]:
+        trigger, begin, type_id, end = self.take(4)
+        return self._texts[trigger], self._texts[begin], type_id, self._texts[end]
 
     def type(self) -> Type:
         literals = [self._texts[i] for i in self.counted()]
@@ -320,7 +351,7 @@ class _Reader:
         numbers = tuple(self.dfas[i] for i in self.counted())
         strings = tuple(text for text in literals if text.startswith(b'"'))
         bare = tuple(text for text in literals if not text.startswith(b'"'))
-        return Type(strings, bare, tuple(terms), numbers, self.counted(), self.counted())
+        return Type(strings, bare, tuple(terms), numbers, self.counted(), self.counted(), self.take(1)[0])
 
     def array(self) -> ArrayShape:
         minimum, maximum, unique = self.take(3)

@@ -14,7 +14,8 @@ import numpy as np
 
 from forge.interfaces.constraint import MaskRow
 from forge_grammar.machine.lexemes import QUOTE
-from forge_grammar.machine.machine import Configuration, InKey, InString
+from forge_grammar.machine.machine import Configuration
+from forge_grammar.machine.positions import InKey, InString
 
 
 class Node:
