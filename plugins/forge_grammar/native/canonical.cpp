@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <iterator>
 #include <vector>
 
+#include "cache.hpp"
 #include "utf8.hpp"
 
 namespace forge::grammar {
@@ -65,27 +68,24 @@ struct Open {
     std::vector<std::pair<std::string, Value>> members;
 };
 
-// Nested strings are escaped again, so that no text of theirs can look like structure.
-std::string nested(const Value& value) {
-    return value.text.starts_with('"') ? encode_string(std::string_view(value.text).substr(1)) : value.text;
-}
-
 Value close(Open& open) {
     Value value;
     value.kind = open.object ? Value::OBJECT : Value::ARRAY;
     if (open.object)
         std::sort(open.members.begin(), open.members.end(),
                   [](const auto& x, const auto& y) { return x.first < y.first; });
-    value.text.push_back(open.object ? '{' : '[');
+    Hash digest;
     for (auto& [key, member] : open.members) {
         if (open.object) {
-            value.text.append(encode_string(key)).push_back(':');
+            digest.mix(std::hash<std::string_view>{}(key));
             value.keys.push_back(std::move(key));
         }
-        value.text.append(nested(member)).push_back(',');
+        digest.mix(std::hash<std::string_view>{}(member.text));
         value.items.push_back(std::move(member));
     }
-    value.text.push_back(open.object ? '}' : ']');
+    digest.mix(open.members.size());
+    value.text.push_back(open.object ? '{' : '[');
+    value.text.append(reinterpret_cast<const char*>(&digest), sizeof digest);
     return value;
 }
 
@@ -153,6 +153,15 @@ std::string canonical_number(std::string_view text) {
     for (; !digits.empty() && digits.back() == '0'; digits.pop_back()) ++power;
     if (digits.empty()) return "0";
     return (negative ? "-" : "") + digits + 'e' + std::to_string(power);
+}
+
+Value::~Value() {
+    std::vector<Value> pending = std::move(items);
+    while (!pending.empty()) {
+        std::vector<Value> inner = std::move(pending.back().items);
+        pending.pop_back();
+        std::move(inner.begin(), inner.end(), std::back_inserter(pending));
+    }
 }
 
 const Value* Value::member(std::string_view key) const {

