@@ -13,7 +13,7 @@ CHECKED := src plugins tests benchmarks conftest.py
 
 CUDA_TESTS := plugins/forge_cuda/tests
 
-.PHONY: install run test test-cuda test-all lint format bench clean
+.PHONY: install run test test-cuda test-cuda-interpreted test-cuda-compiled test-all lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -34,11 +34,16 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)/interpreted -m quick
 	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled -m quick
 
-# All that can be proven about the GPU kernels without a GPU, some 15 minutes. Interpreting and compiling them can't
-# share a process.
+# All that can be proven about the GPU kernels without a GPU. Interpreting and compiling them can't share a process: they
+# run side by side.
 test-cuda: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)
+	$(MAKE) --jobs=2 --output-sync=target test-cuda-interpreted test-cuda-compiled
+
+test-cuda-interpreted: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)/interpreted
+
+test-cuda-compiled: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled
 
 # `make test` has a minute of mixed load; here it goes on for half an hour.

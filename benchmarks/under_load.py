@@ -16,13 +16,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
-from servers import forge_server, running
+from attrs import evolve
+from servers import Running, forge_server, running
 
 from forge.bench.prompts import PromptMaker
 from forge.bench.record import Outcome
@@ -58,13 +60,30 @@ def checked(outcomes: Sequence[Outcome]) -> None:
             sys.exit(f"a request failed: {outcome.failure.message}")
 
 
-async def with_server(model: str, arguments: Sequence[str], measure: Any, endpoint: str = "chat") -> Any:
-    """Start a server, measure, stop it."""
+@asynccontextmanager
+async def forge_at_work(model: str, arguments: Sequence[str]) -> AsyncIterator[tuple[dict[str, Load], Running]]:
+    """A started server: requests to it by endpoint, and its processes."""
     contender = forge_server([], model, [*POSITIONS, *arguments])
-    settings = Settings(url=contender.url, endpoint=endpoint, seed=1)  # type: ignore[arg-type]
+    chat = Settings(url=contender.url, seed=1)
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        async with running(contender, settings, Path(log.name)) as server:
-            return await measure(Load(await Client.connect(settings)), server)
+        async with running(contender, chat, Path(log.name)) as server:
+            each = (chat, evolve(chat, endpoint="completions"))
+            yield {settings.endpoint: Load(await Client.connect(settings)) for settings in each}, server
+
+
+async def with_server(
+    model: str, arguments: Sequence[str], measure: Callable[[Load, Running], Awaitable[None]]
+) -> None:
+    """Start a server, measure its chat, stop it."""
+    async with forge_at_work(model, arguments) as (loads, server):
+        await measure(loads["chat"], server)
+
+
+def metric(load: Load, name: str) -> float:
+    """A counter of a server's metrics."""
+    with urlopen(f"{load.client.settings.url}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"forge:{name} "))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -76,55 +95,70 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Greta", "Hugo", "Ines", "Jonas")
 CITIES = ("Berlin", "Paris", "Rome", "Madrid", "Vienna", "Oslo", "Lisbon", "Prague", "Athens", "Dublin")
+ANSWER = 128
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rewriting JSON": ("completions", {"temperature": 0.0}),
+    "chat": ("chat", {"temperature": 1.0, "seed": 7}),
+}
 
 
 def document(variant: int) -> str:
-    """A JSON text of some 300 tokens, to be written again with one change."""
+    """A JSON text of some 300 tokens, which is to be written again with another version number."""
     rng = random.Random(variant)
-    names = rng.sample(NAMES, 8)
-    cities = rng.sample(CITIES, 8)
-    people = [{"id": i, "name": n, "city": c, "active": i % 2 == 0} for i, (n, c) in enumerate(zip(names, cities))]
-    text = json.dumps(people, indent=1)
-    changed = text.replace(names[0], "Nora", 1)
-    return f"```json\n{text}\n```\nThe same with {names[0]} renamed to Nora:\n```json\n{changed[:70]}"
+    people = [
+        {"id": rng.randrange(100, 999), "name": name, "city": rng.choice(CITIES), "active": rng.random() < 0.5}
+        for name in rng.sample(NAMES, 8)
+    ]
+    text = json.dumps({"version": 1, "people": people}, indent=2)
+    changed = text.replace('"version": 1', '"version": 2')
+    return f"```json\n{text}\n```\nThe same with version 2:\n```json\n{changed[: changed.index('},') + 2]}"
 
 
-async def speculation(model: str, arguments: Sequence[str]) -> None:
-    rates: dict[tuple[str, str, int], list[float]] = {}
+async def speculation(model: str, arguments: Sequence[str], streams: Sequence[int], turns: int) -> None:
+    """Two servers, one without drafts, answer the same prompts in turn; prompts are computed before, so that it is
+    decoding that counts.
+    """
     questions = PromptMaker(5)
 
-    async def measure(load: Load, _: Any, *, drafter: str, endpoint: str, round_: int) -> None:
-        await load.together([document(999)], 16)
-        for streams in (1, 8):
-            for turn in range(3 if streams == 1 else 2):
-                first = 100 * round_ + 10 * turn
-                if endpoint == "completions":
-                    task, prompts, fields = "rewriting JSON", [document(first + i) for i in range(streams)], {}
-                else:
-                    task, fields = "chat", {"temperature": 1.0, "seed": 7}
-                    prompts = [f"Tell me about {' and '.join(questions.more(3))}." for _ in range(streams)]
-                rate, _ = await load.together(prompts, 160, **fields)
-                rates.setdefault((task, drafter, streams), []).append(rate)
+    def prompts(task: str, turn: int, count: int) -> list[str]:
+        if task == "chat":
+            return [f"Tell me about {' and '.join(questions.more(3))}." for _ in range(count)]
+        return [document(100 * turn + i) for i in range(count)]
 
-    for round_ in range(2):
-        questions = PromptMaker(5 + round_)
-        for drafter in ("none", "ngram"):
-            for endpoint in ("completions", "chat"):
-                questions = PromptMaker(5 + round_)
-                flags = [*arguments, "--drafter", drafter]
-                job = partial(measure, drafter=drafter, endpoint=endpoint, round_=round_)
-                await with_server(model, flags, job, endpoint)
-    for task in ("rewriting JSON", "chat"):
-        for streams in (1, 8):
-            plain, drafted = (statistics.median(rates[task, drafter, streams]) for drafter in ("none", "ngram"))
-            print(f"{task}, {streams} streams: {plain:.0f} tok/s, {drafted:.0f} with drafts: {drafted / plain:.2f} x")
+    async def rates(both: Sequence[Load], asked: list[str], backwards: bool, **fields: Any) -> list[float]:
+        found = [0.0, 0.0]
+        for i in (1, 0) if backwards else (0, 1):
+            await both[i].together(asked, 1, **fields)
+            found[i], _ = await both[i].together(asked, ANSWER, **fields)
+        return found
+
+    async with (
+        forge_at_work(model, [*arguments, "--drafter", "none"]) as (plain, _),
+        forge_at_work(model, arguments) as (drafting, _),
+    ):
+        for task, (endpoint, fields) in TASKS.items():
+            both = plain[endpoint], drafting[endpoint]
+            for count in streams:
+                pairs = [
+                    await rates(both, prompts(task, turn, count), turn % 2 == 1, **fields) for turn in range(turns)
+                ]
+                ratios = sorted(drafted / without for without, drafted in pairs)
+                without, drafted = (statistics.median(each) for each in zip(*pairs))
+                print(
+                    f"{task}, {count} streams: {without:.0f} tok/s, {drafted:.0f} with drafts: "
+                    f"{statistics.median(ratios):.2f} x ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                    flush=True,
+                )
+            names = ("spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total")
+            drafted, right = (metric(both[1], name) for name in names)
+            print(f"  draft tokens so far: {drafted:.0f} checked, {right:.0f} right")
 
 
 # --------------------------------------------------------------------------------------------------------------- prefix
 
 
 async def prefix(model: str, arguments: Sequence[str]) -> None:
-    async def measure(load: Load, _: Any) -> None:
+    async def measure(load: Load, _: Running) -> None:
         maker = PromptMaker(3)
 
         async def ttft(system: str, question: str) -> float:
@@ -152,7 +186,7 @@ async def prefix(model: str, arguments: Sequence[str]) -> None:
 
 
 async def fairness(model: str, arguments: Sequence[str]) -> None:
-    async def measure(load: Load, _: Any) -> None:
+    async def measure(load: Load, _: Running) -> None:
         maker = PromptMaker(4)
         short = [" ".join(maker.words(30)) for _ in range(16)]
         long = " ".join(maker.words(5900))
@@ -187,35 +221,49 @@ async def fairness(model: str, arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------- overload
 
 
+def resident(server: Running) -> int:
+    """Bytes of all processes of a server that was started here."""
+    memory = server.memory()
+    assert memory is not None
+    return memory["resident"]
+
+
 async def overload(model: str, arguments: Sequence[str], seconds: float) -> None:
-    async def measure(load: Load, server: Any) -> None:
+    async def measure(load: Load, server: Running) -> None:
         maker = PromptMaker(6)
         await load.together([" ".join(maker.words(40)) for _ in range(16)], 32)
         begin = time.perf_counter()
         _, calm = await load.together([" ".join(maker.words(40)) for _ in range(48)], 32)
         rate = 48 / (time.perf_counter() - begin)
         quiet = [await load.ask(" ".join(maker.words(40)), 32) for _ in range(5)]
-        memory = server.memory()
+        memory, peak, waiting = resident(server), 0, 0.0
         tasks = []
-        begin = time.perf_counter()
+        begin = looked = time.perf_counter()
         while (now := time.perf_counter() - begin) < seconds:
             while len(tasks) < 10 * rate * now:
                 tasks.append(asyncio.create_task(load.ask(" ".join(maker.words(40)), 32)))
+            if time.perf_counter() - looked > 2:
+                looked, peak = time.perf_counter(), max(peak, resident(server))
+                waiting = max(waiting, await asyncio.to_thread(metric, load, "num_requests_waiting"))
             await asyncio.sleep(0.005)
         outcomes = await asyncio.gather(*tasks)
         drained = time.perf_counter() - begin - seconds
         after = [await load.ask(" ".join(maker.words(40)), 32) for _ in range(3)]
-        grown = server.memory()
+        begin = time.perf_counter()
+        _, again = await load.together([" ".join(maker.words(40)) for _ in range(48)], 32)
+        rate_after = 48 / (time.perf_counter() - begin)
         ends = Counter("ok" if o.failure is None else o.failure.message[:3] for o in outcomes)
         e2e = [o.e2e for o in outcomes if o.e2e is not None]
-        checked([*calm, *quiet, *after])
+        checked([*calm, *quiet, *after, *again])
         print(f"sustained {rate:.1f} requests/s; offered {10 * rate:.0f}/s for {seconds:g} s: {dict(ends)}")
         print(f"accepted: {statistics.median(e2e):.2f} s median, {percentile(e2e, 0.99):.2f} s p99 end to end; "
               f"queue empty {drained:.1f} s after the load")  # fmt: skip
-        print(f"e2e alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s before, {after[0].e2e:.3f} s first "
-              f"request afterwards")  # fmt: skip
-        if memory and grown:
-            print(f"resident: {memory['resident'] >> 20} MiB before, {grown['resident'] >> 20} MiB after")
+        soon = ", ".join(f"{outcome.e2e:.3f}" for outcome in after)
+        print(f"alone: {statistics.median(o.e2e or 0 for o in quiet):.3f} s end to end before; the first three once "
+              f"the last answer had come: {soon} s")  # fmt: skip
+        print(f"sustained right afterwards: {rate_after:.1f} requests/s; most that waited: {waiting:.0f}")
+        print(f"resident: {memory >> 20} MiB before, {peak >> 20} at most during the load, "
+              f"{resident(server) >> 20} after")  # fmt: skip
 
     await with_server(model, ["--max-batch-size", "16", "--max-queue", "32", *arguments], measure)
 
@@ -225,12 +273,16 @@ def main() -> None:
     parser.add_argument("part", choices=["speculation", "prefix", "fairness", "overload"])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 16], help="of speculation")
+    parser.add_argument("--turns", type=int, default=5, help="of speculation")
     known, arguments = parser.parse_known_args()
-    if known.part == "overload":
-        asyncio.run(overload(known.model, arguments, known.seconds))
-    else:
-        parts = {"speculation": speculation, "prefix": prefix, "fairness": fairness}
-        asyncio.run(parts[known.part](known.model, arguments))
+    parts = {
+        "speculation": lambda: speculation(known.model, arguments, known.streams, known.turns),
+        "prefix": lambda: prefix(known.model, arguments),
+        "fairness": lambda: fairness(known.model, arguments),
+        "overload": lambda: overload(known.model, arguments, known.seconds),
+    }
+    asyncio.run(parts[known.part]())
 
 
 if __name__ == "__main__":

@@ -1,93 +1,35 @@
-"""From a configuration to an engine: the only place that calls component factories."""
+"""From a configuration to an engine."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from forge.config import AUTO, DEFAULT, NONE, Config, Origins
+from forge.components import create, open_checkpoint, optional_component
+from forge.config import AUTO, Config
 from forge.engine.constraining import ConstrainedDrafter, Constraining
 from forge.engine.deadlines import TimeLimits
 from forge.engine.engine import Engine, Parts
 from forge.engine.request import ModelInfo
-from forge.errors import ConfigError, ModelFileError, PluginError
+from forge.errors import ConfigError, OutOfMemory
 from forge.interfaces.constraint import Vocabulary
 from forge.interfaces.kv_cache import CacheLimits
 from forge.interfaces.scheduler import SchedulerLimits
-from forge.plugins import KINDS
-from forge.strict import Keys
 from forge.text.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from forge.interfaces.loader import Checkpoint
     from forge.plugins import Registry
     from forge.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-
-def create(registry: Registry, kind: str, name: str, table: Mapping[str, Any], *args: Any) -> Any:
-    """Make a component: its factory, called with its kind's arguments and, where it has any, its options."""
-    options = registry.options(kind, name, table)
-    factory = registry.factory(kind, name)
-    return factory(*args) if options is None else factory(*args, options=options)
-
-
-def component_options(config: Config, origins: Origins, registry: Registry) -> dict[str, Any]:
-    """By kind, the options of each component that the configuration names; "auto" is left for later.
-
-    Errors: `ConfigError` and `PluginError` that say which line or flag is at fault.
-    """
-    options: dict[str, Any] = {}
-    for kind in (field.name for field in attrs.fields(Config) if field.name in KINDS):
-        table = getattr(config, kind)
-        if table.name == AUTO and kind in ("model", "backend"):
-            continue
-        if table.name == NONE and kind in ("constraint", "drafter"):
-            if table.options:
-                key = min(table.options)
-                raise ConfigError(_at(origins, (kind, "options", key), f"{kind}.options.{key}: no {kind} is chosen"))
-            continue
-        try:
-            registry.component(kind, table.name)
-        except PluginError as error:
-            raise PluginError(_at(origins, (kind, "name"), error.message)) from error
-        try:
-            options[kind] = registry.options(kind, table.name, table.options)
-        except ConfigError as error:
-            first = re.match(r"[\w-]*", error.param or "")
-            path = (kind, "options", first[0] if first else "")
-            raise ConfigError(_at(origins, path, error.message), param=error.param) from error
-    return options
-
-
-def _at(origins: Origins, path: Keys, message: str) -> str:
-    """The message with its origin in front. A value that is itself a table has the origin of its first entry."""
-    found = next((origin for keys, origin in origins.items() if keys[: len(path)] == path), DEFAULT)
-    return message if found == DEFAULT else f"{found}: {message}"
-
-
-def open_checkpoint(registry: Registry, path: Path) -> Checkpoint:
-    """Open a model file or directory with the first loader that accepts it; reads no weights. `ModelFileError`."""
-    names = registry.names("loader")
-    for name in names:
-        loader = create(registry, "loader", name, {})
-        if loader.accepts(path):
-            checkpoint: Checkpoint = loader.open(path)
-            return checkpoint
-    raise ModelFileError(f"{path}: no loader knows this format (there are: {', '.join(names)})")
-
-
-def optional_component(config: Config, registry: Registry, kind: str) -> Any:
-    """The drafter or constraint that the configuration names; None for "none"."""
-    table = getattr(config, kind)
-    return None if table.name == NONE else create(registry, kind, table.name, table.options)
+MEMORY_SIGNS = ("outofmemory", "out of memory", "not enough memory", "can't allocate memory")
+"""One of these is in every message of torch, on CPUs and GPUs, that memory has run out."""
 
 
 def _vocabulary(tokenizer: Tokenizer, eos: tuple[int, ...], size: int) -> Vocabulary:
@@ -95,12 +37,35 @@ def _vocabulary(tokenizer: Tokenizer, eos: tuple[int, ...], size: int) -> Vocabu
     return Vocabulary(tokenizer.token_bytes[:size], tokenizer.special_ids, eos, size)
 
 
+def _memory_explained(load: Callable[[Config, Registry, Path], Engine]) -> Callable[[Config, Registry, Path], Engine]:
+    """Turn what allocators raise, each in its own way, into `OutOfMemory` with what can be done."""
+
+    @wraps(load)
+    def explained(config: Config, registry: Registry, model_path: Path) -> Engine:
+        try:
+            return load(config, registry, model_path)
+        except (MemoryError, RuntimeError) as error:  # torch has no class of its own for memory of the host
+            words = f"{type(error).__name__} {error}".lower()
+            if not isinstance(error, MemoryError) and not any(sign in words for sign in MEMORY_SIGNS):
+                raise
+            first = str(error).partition("\n")[0] or type(error).__name__
+            raise OutOfMemory(
+                f"there isn't enough memory for this model and its KV cache ({first}); a smaller "
+                "kv_cache.options.num_blocks or memory_fraction, or a smaller model, may fit"
+            ) from error
+
+    return explained
+
+
+@_memory_explained
 def build(config: Config, registry: Registry, model_path: Path) -> Engine:
-    """Load the model and put the engine together. Any `ForgeError` of configuration, plugins or model files."""
+    """Load the model and put the engine together. Any `ForgeError` of configuration, plugins, model files or memory."""
     started = time.monotonic()
-    checkpoint = open_checkpoint(registry, model_path)
-    tokenizer = build_tokenizer(checkpoint.tokenizer)
-    backend_name = registry.choose("backend") if config.backend.name == "auto" else config.backend.name
+    with ThreadPoolExecutor(1) as beside:  # probes run in processes of their own: meanwhile the file is read
+        chosen = beside.submit(registry.choose, "backend") if config.backend.name == AUTO else None
+        checkpoint = open_checkpoint(registry, model_path)
+        tokenizer = build_tokenizer(checkpoint.tokenizer, prepared=False)
+        backend_name = config.backend.name if chosen is None else chosen.result()
     backend = create(
         registry, "backend", backend_name, config.backend.options, config.backend.device, config.backend.threads
     )

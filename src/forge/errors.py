@@ -119,6 +119,12 @@ class PluginError(ForgeError):
     code = "plugin_error"
 
 
+class OutOfMemory(ForgeError):
+    """The machine, or the device, hasn't the memory that the model and its KV cache take."""
+
+    code = "out_of_memory"
+
+
 class ModelFileError(ForgeError):
     """A model file is damaged, truncated, hostile, or not of the format that its name promises."""
 
@@ -142,7 +148,8 @@ BY_CODE: dict[str, type[ForgeError]] = {
     for cls in (
         InvalidRequest, ContextLengthExceeded, Unauthorized, NotFound, ModelNotFound, PayloadTooLarge, QueueFull,
         QueueTimeout, DeadlineExceeded,
-        EngineUnavailable, EngineFault, ConfigError, PluginError, ModelFileError, UnsupportedModel, ModelSourceError,
+        EngineUnavailable, EngineFault, ConfigError, PluginError, OutOfMemory, ModelFileError, UnsupportedModel,
+        ModelSourceError,
     )
 }  # fmt: skip
 """Every class by its `code`, so that an error that crossed the process border is raised again as what it was."""

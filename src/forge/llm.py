@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, overload
 import attrs
 from attrs import define, field, frozen
 
-from forge import assemble, models, plugins
+from forge import assemble, components, models, plugins
 from forge.config import Config, Origins, from_keywords, load_config
 from forge.engine.channel import LocalChannel
 from forge.engine.request import (
@@ -36,6 +36,7 @@ from forge.engine.request import (
 )
 from forge.errors import EngineUnavailable, ForgeError, InvalidRequest
 from forge.interfaces.sampler import TokenLogprobs
+from forge.server.conditions import Conditions, conditions, weights_digest
 from forge.server.openai import chat_completion, completion, engine_request, prompt_ids
 from forge.server.structured import Lowering, specification
 from forge.text.template import build_chat_template
@@ -97,13 +98,13 @@ class LLM:
         # A list of prompts waits for itself: only a server has others to protect.
         self.config = attrs.evolve(config, scheduler=attrs.evolve(config.scheduler, queue_timeout=0.0))
         self._registry = plugins.load(allow=self.config.plugins.allow, deny=self.config.plugins.deny)
-        assemble.component_options(self.config, origins, self._registry)
+        components.component_options(self.config, origins, self._registry)
         self._path = models.resolve(self.config.model.path, self._registry)
-        checkpoint = assemble.open_checkpoint(self._registry, self._path)
+        checkpoint = components.open_checkpoint(self._registry, self._path)
         self.tokenizer = build_tokenizer(checkpoint.tokenizer)
         self.template = build_chat_template(checkpoint.tokenizer, self.tokenizer)
         self._defaults = checkpoint.generation
-        self._lowering = Lowering(assemble.optional_component(self.config, self._registry, "constraint"))
+        self._lowering = Lowering(components.optional_component(self.config, self._registry, "constraint"))
         self._lock = threading.Lock()
         self._inboxes: dict[str, queue.SimpleQueue[Delta | ForgeError]] = {}
         self._channel = LocalChannel(self._deliver)
@@ -120,6 +121,10 @@ class LLM:
     def info(self) -> ModelInfo:
         """What has been loaded."""
         return self.engine.parts.info
+
+    def conditions(self) -> Conditions:
+        """What its answers depend on besides the requests; reads samples of the model's files."""
+        return conditions(self.config, self._registry, self.info, weights_digest(self._path))
 
     @overload
     def chat(self, messages: Sequence[Message], **fields: Any) -> Output: ...

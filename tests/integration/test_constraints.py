@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from forge.engine.channel import LocalChannel
 from forge.engine.constraining import ConstrainedDrafter, Constraining
 from forge.engine.engine import Engine
-from forge.engine.request import Request
+from forge.engine.request import Accepted, Refused, Request, Submit
 from forge.errors import InvalidRequest
 from forge.interfaces.constraint import Constraint, Grammar, MaskRow, Matcher, Vocabulary
-from forge.interfaces.drafter import Drafter
+from forge.interfaces.drafter import Drafter, as_draft
 from forge.interfaces.sampler import SamplingParams
 from forge.interfaces.scheduler import Sequence as LiveSeq
+from forge.testing.kv_cache import PlainSequence
 
 EOS = 2
 PROMPT = [5, 9, 14, 23]
@@ -77,6 +79,8 @@ class ParityConstraint(Constraint):
 
     def compile(self, lowered: bytes, vocabulary: Vocabulary) -> Grammar:
         length, _, broken = lowered.decode().partition(" ")
+        if broken == "compile":
+            raise RuntimeError("I do not understand")
         return Parity(int(length), vocabulary.size, broken)
 
 
@@ -148,8 +152,43 @@ def test_drafts_are_cut_where_the_grammar_forbids_them(constrained: Callable[...
     assert seq.matcher is not None
     seq.matcher.rollback(1)
     seq.tokens.pop()  # type: ignore[attr-defined]
-    assert engine.parts.drafter.propose(seq, 5) == [4, 5, 6]
+    assert as_draft(engine.parts.drafter.propose(seq, 5)).tokens == (4, 5, 6)
     engine.abort("a")
+
+
+class Forcing(Parity):
+    """Says that "abcdef" comes next, whatever the model thinks of it."""
+
+    def matcher(self) -> Matcher:
+        return Forcing(self.length, self.size)
+
+    def allows(self, token: int) -> bool:
+        return True
+
+    def forced(self) -> bytes:
+        return b"abcdef"
+
+
+def test_forced_text_is_taken_to_be_nearly_sure_and_its_fate_is_not_the_other_drafters(tiny_engine: Engine) -> None:
+    heard: list[int] = []
+
+    class Listening(Guess):
+        def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
+            heard.append(accepted)
+
+    drafter = ConstrainedDrafter(Listening([7] * 9), tiny_engine.parts.tokenizer)
+    seq = PlainSequence(1, PROMPT)
+    free = as_draft(drafter.propose(seq, 4))
+    drafter.observe(seq, free.tokens, 0)
+    seq.matcher = Forcing(12, 300)
+    forced = as_draft(drafter.propose(seq, 4))
+    assert (free.tokens, free.chances) == ((7,) * 4, ())
+    assert forced.tokens
+    assert set(forced.chances) == {0.95}
+    for _ in range(40):
+        drafter.observe(seq, forced.tokens, 0)
+    assert as_draft(drafter.propose(seq, 4)).chances[0] < 0.4, "tokens that aren't drawn as expected aren't sure"
+    assert heard == [0]
 
 
 def test_a_preempted_answer_goes_on_where_its_matcher_stood(constrained: Callable[..., Engine], run: Run) -> None:
@@ -171,6 +210,23 @@ def test_a_failing_matcher_ends_its_own_answer_with_an_error_and_no_other(
     assert "constraint" in last.error.message or "no mask today" in last.error.message
     assert follows(answers.tokens("good"))
     assert answers.last("free").finish_reason in ("stop", "length")
+
+
+def test_a_constraint_that_cannot_be_compiled_refuses_its_own_request_and_no_other(
+    constrained: Callable[..., Engine],
+) -> None:
+    engine, heard = constrained(), list[Any]()
+    channel = LocalChannel(heard.append)
+    for each in (request("good"), request("bad", "12 compile"), request("free", None)):
+        channel.put(Submit(each))
+    assert engine.admit(channel)
+    while not engine.idle:
+        heard += engine.step()
+    engine.check()
+    assert [message.request_id for message in heard if isinstance(message, Accepted)] == ["good", "free"]
+    [refused] = [message for message in heard if isinstance(message, Refused)]
+    assert (refused.request_id, refused.error.code) == ("bad", "internal_error")
+    assert "I do not understand" in refused.error.message
 
 
 def test_a_constraint_is_refused_where_there_is_no_component(tiny_engine: Engine, refit: Refit) -> None:

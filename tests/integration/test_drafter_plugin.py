@@ -71,6 +71,7 @@ def drafting(folder: Path, model: Path, drafter: str, mode: str) -> Iterator[Ser
     (plugins / "forge_oracle.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-oracle\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[forge]\noracle = forge_oracle\n")
+    (folder / "forge.toml").write_text('[scheduler.options]\ndrafts = "all"\n')  # whatever they cost here
     path = os.pathsep.join(filter(None, (str(plugins), os.environ.get("PYTHONPATH"))))
     flags = ("--threads", "1", "--num-blocks", "300", "--drafter", drafter)
     with serve(folder, model, *flags, PYTHONPATH=path, ORACLE=mode) as server:

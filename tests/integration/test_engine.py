@@ -16,7 +16,7 @@ from forge.engine.engine import Engine
 from forge.engine.request import Request, Usage
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.backend import Backend, StepInputs
-from forge.interfaces.drafter import Drafter
+from forge.interfaces.drafter import Draft, Drafter
 from forge.interfaces.sampler import Picked, SamplingParams
 from forge.interfaces.scheduler import Batch
 from forge.interfaces.scheduler import Sequence as LiveSeq
@@ -153,11 +153,13 @@ class FailingDrafter(Drafter):
     def __init__(self, failing: str) -> None:
         self.failing = failing
 
-    def propose(self, seq: LiveSeq, limit: int) -> list[int]:
+    def propose(self, seq: LiveSeq, limit: int) -> Draft | Sequence[int]:
         if self.failing == "unknown ids":
             return [10**6, -1]
         if self.failing == "no ids":
             return cast(list[int], ["x", None])
+        if self.failing == "no chances":
+            return Draft([5, 6], [0.5, 2.0])
         return self._fail("propose") or [5]
 
     def observe(self, seq: LiveSeq, proposed: Sequence[int], accepted: int) -> None:
@@ -193,13 +195,42 @@ def test_drafts_change_no_token_and_right_ones_save_steps(
     assert drafter.released == len(requests)
 
 
-@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids", "no ids"])
+@pytest.mark.parametrize("failing", ["propose", "observe", "release", "unknown ids", "no ids", "no chances"])
 def test_a_drafter_that_fails_costs_nothing_but_its_drafts(
     tiny_engine: Engine, refit: Refit, run: Run, failing: str
 ) -> None:
     request = Request("f", prompt(1, 10), GREEDY, max_tokens=10)
     wanted = run(refit(tiny_engine), request).tokens("f")
     assert run(refit(tiny_engine, drafter=FailingDrafter(failing)), request).tokens("f") == wanted
+
+
+class Boaster(Drafter):
+    """Always proposes the same, with or without chances."""
+
+    def __init__(self, chances: tuple[float, ...]) -> None:
+        self.chances = chances
+
+    def propose(self, seq: LiveSeq, limit: int) -> Draft:
+        return Draft([5, 6, 7][:limit], self.chances[:limit])
+
+
+def test_drafts_without_chances_are_judged_by_those_before_and_others_by_what_they_say(
+    tiny_engine: Engine, refit: Refit
+) -> None:
+    def proposed(chances: tuple[float, ...]) -> list[tuple[float, ...]]:
+        engine = refit(tiny_engine, drafter=Boaster(chances))
+        engine.submit(Request("b", prompt(1, 10), GREEDY, max_tokens=30, ignore_eos=True))
+        seen = []
+        for _ in range(12):
+            engine.step()
+            seen.append(engine.speculate()[0].chances)
+        return seen
+
+    said = proposed((0.9, 0.8, 0.7))
+    assert said == [(0.9, 0.8, 0.7)] * 12
+    judged = [chances[0] for chances in proposed(())]
+    assert judged[0] == 0.5
+    assert judged[-1] < 0.25
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
@@ -240,6 +271,8 @@ class OddSampler(DefaultSampler):
 
     def sample(self, logits: Any, masks: Any, batch: Batch) -> Picked:
         picked = super().sample(logits, masks, batch)
+        if self.fault == "raises" and any(200 in span.seq.tokens for span in batch.spans):
+            raise RuntimeError("not that one")
         poisoned = [self.fault != "numpy" and 200 in span.seq.tokens for span in batch.spans]
         tokens: list[Any] = [list(map(np.int64, ids)) if self.fault == "numpy" else ids for ids in picked.tokens]
         if self.fault == "nothing":
@@ -254,11 +287,12 @@ class OddSampler(DefaultSampler):
             raise RuntimeError("won't let go")
 
 
-@pytest.mark.parametrize("fault", ["numpy", "nothing", "too much", "release"])
+@pytest.mark.parametrize("fault", ["numpy", "raises", "nothing", "too much", "release"])
 def test_a_samplers_fault_ends_at_most_the_request_it_concerns(
     tiny_engine: Engine, refit: Refit, run: Run, fault: str
 ) -> None:
-    good = Request("good", [5, 6, 7], evolve(GREEDY, logit_bias={200: -100.0}), max_tokens=6, ignore_eos=True)
+    careful = evolve(GREEDY, logit_bias={200: -100.0}, frequency_penalty=0.5)  # it counts tokens, once each
+    good = Request("good", [5, 6, 7], careful, max_tokens=6, ignore_eos=True)
     bad = Request("bad", [5, 200, 6], GREEDY, max_tokens=6, ignore_eos=True)
     wanted = run(refit(tiny_engine), good).tokens("good")
     engine = refit(tiny_engine)
@@ -266,7 +300,7 @@ def test_a_samplers_fault_ends_at_most_the_request_it_concerns(
     answers = run(engine, good, bad)
     assert answers.tokens("good") == wanted
     assert all(type(token) is int for token in answers.tokens("good"))
-    assert answers.last("bad").finish_reason == ("error" if fault in ("nothing", "too much") else "length")
+    assert answers.last("bad").finish_reason == ("error" if fault in ("raises", "nothing", "too much") else "length")
 
 
 def test_aborts_at_any_moment_leave_nothing_behind(tiny_engine: Engine, refit: Refit) -> None:
@@ -343,6 +377,41 @@ def test_prompt_scores_are_the_models_and_come_once(
     assert (only.finish_reason, only.token_ids, only.usage.completion_tokens) == ("length", [], 0)
     assert len(answers.tokens("both")) == 20
     assert parts.model.vocab_size > max(ids)
+
+
+def test_simultaneous_requests_with_one_new_prefix_compute_it_once(tiny_engine: Engine, refit: Refit, run: Run) -> None:
+    """Each prompt differs from the first one a token later than the one before it, around a border of blocks."""
+    shared = prompt(3, 200)
+    requests = [
+        Request(f"s{i}", [*shared[: 190 + i], *prompt(50 + i, 10 - i)], GREEDY, max_tokens=6, ignore_eos=True)
+        for i in range(8)
+    ]
+    cold = [run(refit(tiny_engine), request).tokens(request.id) for request in requests]
+    engine = refit(tiny_engine, max_prefill_tokens=64)
+    rows = []
+    schedule = engine.parts.scheduler.schedule
+
+    def counted(drafts: Any) -> Batch | None:
+        batch = schedule(drafts)
+        rows.append(batch.rows if batch is not None else 0)
+        return batch
+
+    engine.parts.scheduler.schedule = counted  # type: ignore[method-assign]
+    answers = run(engine, *requests)
+    assert [answers.tokens(request.id) for request in requests] == cold
+    found = [answers.last(request.id).usage.cached_tokens for request in requests]
+    assert found == [0, 176, 176, 192, 192, 192, 192, 192], "whole blocks of 16 that somebody before has"
+    assert sum(rows) == 8 * 200 - sum(found) + 8 * 5
+
+
+def test_the_better_priority_is_answered_first(tiny_engine: Engine, refit: Refit, run: Run) -> None:
+    engine = refit(tiny_engine, max_batch_size=1)
+    requests = [
+        Request(f"p{priority}", prompt(priority, 20), GREEDY, max_tokens=4, ignore_eos=True, priority=priority)
+        for priority in (3, 1, 0, 2)
+    ]
+    answers = run(engine, *requests)
+    assert [delta.request_id for delta in answers.deltas if delta.finish_reason] == ["p0", "p1", "p2", "p3"]
 
 
 def test_choices_of_one_request_differ_and_share_the_prompts_blocks(

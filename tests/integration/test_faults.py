@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -41,16 +43,21 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "long.gguf", context_length=16384)
 
 
+def plugin(tmp_path: Path, name: str, source: str) -> dict[str, str]:
+    """The environment for a server with one more plugin."""
+    folder = tmp_path / "plugins"
+    info = folder / f"forge_{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"forge_{name}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forge-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[forge]\n{name} = forge_{name}\n")
+    return {"PYTHONPATH": str(folder)}
+
+
 @pytest.fixture
 def saboteur(tmp_path: Path) -> dict[str, str]:
     """The environment for a server with a plugin that does harm on demand."""
-    folder = tmp_path / "plugins"
-    info = folder / "forge_saboteur-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "forge_saboteur.py").write_text(SABOTEUR)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-saboteur\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[forge]\nsaboteur = forge_saboteur\n")
-    return {"PYTHONPATH": str(folder)}
+    return plugin(tmp_path, "saboteur", SABOTEUR)
 
 
 @pytest.fixture
@@ -129,6 +136,33 @@ def test_time_limits_end_what_waits_and_what_runs_too_long(tmp_path: Path, model
         assert server.stop() == 0
 
 
+HUNGRY = '''
+"""A backend that asks for more memory than there is."""
+import torch
+from forge import Component, hookimpl
+from forge.interfaces.backend import Backend
+
+class Hungry(Backend):
+    def kv_pages(self, layer, blocks, block_size):
+        torch.empty(1 << 46, dtype=torch.uint8).fill_(1)
+
+@hookimpl
+def forge_backends():
+    return [Component("hungry", factory="forge_hungry:Hungry", summary="too much")]
+'''
+
+
+def test_running_out_of_memory_at_load_is_said_with_what_to_do(tmp_path: Path, model: Path) -> None:
+    environment = {**os.environ, **plugin(tmp_path, "hungry", HUNGRY)}
+    command = [str(FORGE), "run", "-m", str(model), "--port", "0", "--backend", "hungry"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "memory" in last
+    assert "num_blocks" in last
+    assert "Traceback" not in done.stderr
+
+
 def test_memory_that_is_not_there_ends_the_start_with_one_clear_line(tmp_path: Path, model: Path) -> None:
     command = [str(FORGE), "run", "-m", str(model), "--port", "0", "--num-blocks", str(1 << 30)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -181,12 +215,26 @@ def test_a_replay_brings_the_logged_tokens_again_and_notices_others(tmp_path: Pa
     assert [line["complete"] for line in lines] == [True] * 6 + [False]
     log.write_text("\n".join(json.dumps(line) for line in lines[:6]) + "\n")
     done = replay(tmp_path, model, "--drafter", "none", "--max-prefill-tokens", "7")
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "6 the same, 0 different, 0 skipped"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "6 the same, 0 different, 0 skipped\n"), done.stderr
     lines[2]["answers"][0]["token_ids"][3] += 1
     log.write_text("\n".join(json.dumps(line) for line in lines[:6]) + "\n")
     done = replay(tmp_path, model)
     assert done.returncode == 1
     assert "choice 0: token 3 was" in done.stdout
+
+
+def test_a_replay_says_what_is_different_from_when_it_was_logged(tmp_path: Path, model: Path, server: Any) -> None:
+    assert post(server, max_tokens=20, seed=1, ignore_eos=True).status_code == 200
+    assert server.stop() == 0
+    (tmp_path / "forge.toml").write_text('[backend.options]\nactivation_bits = 8\n[constraint]\nname = "none"\n')
+    done = replay(tmp_path, model)
+    assert "different from when it was logged: backend.options.activation_bits was" in done.stdout
+    assert 'different from when it was logged: constraint.name was "grammar" and is "none"' in done.stdout
+    (tmp_path / "forge.toml").unlink()
+    other = write_tiny_llama(tmp_path / "other.gguf", context_length=16384, seed=9)
+    done = replay(tmp_path, other)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "different from when it was logged: the model's files are others"
 
 
 @pytest.mark.parametrize("redact", ["answers", "prompts"])
@@ -227,3 +275,61 @@ def test_no_request_however_malformed_is_a_500_or_harms_the_server(server: Any) 
             if response.status_code != 200:
                 assert response.json()["error"]["message"]
     assert post(server, max_tokens=3, ignore_eos=True).json()["usage"]["completion_tokens"] == 3
+
+
+def test_bytes_that_are_no_http_get_an_error_or_a_closed_connection_and_harm_nobody(server: Any) -> None:
+    rng = random.Random(12)
+    body = json.dumps(chat(max_tokens=2)).encode()
+    whole = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
+    crafted = [
+        b"",
+        b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        whole.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nContent-Length"),
+        whole.replace(b"Content-Length: ", b"Content-Length: -"),
+        whole.replace(b"Content-Length: ", b"Content-Length: 9e9"),
+        whole.replace(b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked"),
+        whole.replace(b"Host: x", b"Host : x"),
+    ]
+    for _ in range(250):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(data) - len(body))
+            data[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 4))
+        crafted.append(bytes(data))
+    statuses = [status_of(server, data) for data in crafted]
+    assert {status for status in statuses if status is not None} <= {
+        200,
+        400,
+        404,
+        405,
+        408,
+        413,
+        415,
+        422,
+        431,
+        501,
+        505,
+    }
+    assert statuses.count(400) > 20
+    assert post(server, max_tokens=3, ignore_eos=True).json()["usage"]["completion_tokens"] == 3
+    assert "Traceback" not in server.log.read_text()
+
+
+def status_of(server: Any, data: bytes) -> int | None:
+    """What the server says to some bytes after which nothing more comes; None if it closes the connection."""
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as connection:
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(1 << 12)
+        except ConnectionError:
+            return None
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else None

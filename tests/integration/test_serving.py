@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from forge.testing.models import write_tiny_llama
-from forge.testing.server import FORGE, START_SECONDS, Server, chat, events, serve
+from forge.testing.server import FORGE, START_SECONDS, Server, chat, events, install_plugin, serve
 
 AUDITOR = '''
 """Writes what is left when the engine stops."""
@@ -34,6 +34,22 @@ def forge_engine_stopped(engine):
     usage = engine.parts.kv.usage()
     with open(os.environ["AUDIT"], "w") as file:
         json.dump({"used": usage.used, "idle": engine.idle, "running": len(engine.parts.scheduler.running)}, file)
+'''
+
+GATE = '''
+"""Holds the engine up while it loads, until there is a file."""
+import os, pathlib, time
+from forge import Component, hookimpl
+
+@hookimpl
+def forge_samplers():
+    return [Component(name="gated", factory="forge_gate:gated")]
+
+def gated(backend):
+    while not pathlib.Path(os.environ["GATE"]).exists():
+        time.sleep(0.01)
+    from forge.builtin.sampler import DefaultSampler
+    return DefaultSampler(backend)
 '''
 
 
@@ -71,10 +87,13 @@ def test_the_real_model_answers_paris_to_the_openai_client_streamed_and_not(tmp_
         assert server.stop() == 0
 
 
-def test_the_server_answers_at_once_while_the_engine_loads_and_never_imports_torch(
+def test_the_server_answers_at_once_while_the_engine_loads_and_neither_imports_torch_for_native_kernels(
     tmp_path: Path, tiny_path: Path
 ) -> None:
-    with serve(tmp_path, tiny_path) as server:
+    gate = tmp_path / "gate"
+    environment = {**install_plugin(tmp_path, "forge_gate", GATE), "GATE": str(gate)}
+    (tmp_path / "forge.toml").write_text('[sampler]\nname = "gated"\n')
+    with serve(tmp_path, tiny_path, **environment) as server:
         first = server.health()
         assert first.status_code == 503
         assert first.json()["status"] == "loading"
@@ -82,10 +101,11 @@ def test_the_server_answers_at_once_while_the_engine_loads_and_never_imports_tor
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "engine_unavailable"
         assert int(refused.headers["Retry-After"]) > 0
+        gate.touch()
         server.wait()
-        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "libtorch" not in maps
-        assert "libtorch" in Path(f"/proc/{server.engine.pid}/maps").read_text()
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat(max_tokens=3), timeout=60).status_code == 200
+        for process in (server.process.pid, server.engine.pid):
+            assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
         assert server.stop() == 0
 
 
@@ -167,13 +187,7 @@ def test_a_start_that_cannot_work_ends_with_one_clear_line(
 @pytest.fixture
 def auditor(tmp_path: Path) -> dict[str, str]:
     """The environment for a server whose engine writes down what it holds when it stops."""
-    folder = tmp_path / "plugins"
-    info = folder / "forge_auditor-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "forge_auditor.py").write_text(AUDITOR)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-auditor\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[forge]\nauditor = forge_auditor\n")
-    return {"PYTHONPATH": str(folder), "AUDIT": str(tmp_path / "audit.json")}
+    return {**install_plugin(tmp_path, "forge_auditor", AUDITOR), "AUDIT": str(tmp_path / "audit.json")}
 
 
 def test_200_streams_with_random_aborts_leave_nothing_behind(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from attrs import evolve
 
 from forge.builtin.ngram import NgramDrafter, NgramOptions
 from forge.engine.engine import Engine
 from forge.engine.request import Request
+from forge.interfaces.drafter import Drafter
 from forge.interfaces.sampler import SamplingParams
+from forge.interfaces.scheduler import Batch, Span
+from forge.testing.kv_cache import PlainSequence
 
 Run = Callable[..., Any]
 Refit = Callable[..., Engine]
@@ -85,3 +90,71 @@ def test_the_distribution_with_drafts_is_the_targets(cpu_engine: Engine, refit: 
     assert sum(answers.last(request.id).usage.drafted_tokens for request in seeds) > 100
     assert len(common) >= 3
     assert statistic < 3 * len(common) + 12, f"chi-square {statistic:.1f} with {len(common)} values"
+
+
+class Always(Drafter):
+    """Proposes the same tokens after every text."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+
+    def propose(self, seq: Any, limit: int) -> list[int]:
+        return self.tokens[:limit]
+
+
+def next_logits(engine: Engine, tokens: list[int]) -> torch.Tensor:
+    """The model's logits after a text, float32 ``[vocab]``, from one forward pass of its own."""
+    parts, seq = engine.parts, PlainSequence(1 << 40, tokens)
+    parts.kv.attach(seq, 0)
+    parts.kv.grow(seq, len(tokens))
+    inputs = parts.backend.stage(Batch((Span(seq, 0, len(tokens)),)), parts.kv, parts.pages)
+    logits = torch.cat(list(parts.model.logits(parts.backend.forward(parts.model, inputs))))[-1].clone()
+    parts.kv.release(seq)
+    return logits
+
+
+def target(logits: torch.Tensor, bias: dict[int, float], temperature: float, top_p: float) -> torch.Tensor:
+    """What to draw from, by definition: softmax, then the likeliest tokens until their sum reaches top_p."""
+    biased = logits.double()
+    for token, value in bias.items():
+        biased[token] += value
+    chances, order = torch.softmax(biased / temperature, 0).sort(descending=True)
+    chances[chances.cumsum(0) - chances >= top_p] = 0
+    return torch.zeros_like(biased).scatter(0, order, chances / chances.sum())
+
+
+def critical(freedom: int) -> float:
+    """Chi-square that is exceeded once in 10,000 times (Wilson and Hilferty, 1931)."""
+    spread = 2 / (9 * freedom)
+    return freedom * (1 - spread + 3.719 * spread**0.5) ** 3
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(2.0, 1.0), (2.0, 0.97)])
+def test_tokens_beside_and_after_drafts_are_drawn_from_the_models_own_distribution(
+    cpu_engine: Engine, refit: Refit, run: Run, temperature: float, top_p: float
+) -> None:
+    """Pearson's chi-square over 3,000 seeds: the token that a draft guesses at, and the one after if it was right."""
+    prompt, drafts = [40, 41, 42, 43] * 6, [50, 52]
+    bias = dict.fromkeys((41, 45, 50, 52, 60), 7.0)
+    params = SamplingParams(temperature=temperature, top_p=top_p, logit_bias=bias)
+    seeds = [
+        Request(f"s{seed}", prompt, evolve(params, seed=seed), max_tokens=3, ignore_eos=True) for seed in range(3000)
+    ]
+    engine = refit(cpu_engine, drafter=Always(drafts), max_queue=4000)
+    answers = run(engine, *seeds)
+    drawn = [tuple(answers.tokens(request.id)) for request in seeds]
+    assert sum(answers.last(request.id).usage.accepted_tokens for request in seeds) > 50
+    for place, pool in (1, drawn), (2, [each for each in drawn if each[1] == drafts[0]]):
+        expected = torch.zeros(engine.parts.model.vocab_size, dtype=torch.float64)
+        for before, count in Counter(each[:place] for each in pool).items():
+            expected += count * target(next_logits(engine, [*prompt, *before]), bias, temperature, top_p)
+        found = torch.bincount(torch.tensor([each[place] for each in pool]), minlength=len(expected)).double()
+        common = expected >= 5
+        rare = torch.stack([expected[~common].sum(), found[~common].sum()])
+        assert found[expected == 0].sum() == 0, "a token was drawn that top_p leaves out"
+        statistic = ((found - expected) ** 2 / expected)[common].sum()
+        if rare[0] > 0:
+            statistic += (rare[1] - rare[0]) ** 2 / rare[0].clamp(min=5)
+        freedom = int(common.sum()) - 1 + int(rare[0] >= 5)
+        assert freedom >= 2
+        assert statistic < critical(freedom), f"chi-square {statistic:.1f} with {freedom} degrees of freedom"

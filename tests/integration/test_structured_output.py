@@ -173,9 +173,7 @@ def test_a_stop_string_ends_a_constrained_answer_early(llm: LLM) -> None:
     assert '"age"' not in choice.text
 
 
-def test_jump_forward_and_drafts_change_no_token(
-    smollm2_path: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jump_forward_and_drafts_change_no_token(smollm2_path: Path, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StepCost, "seconds", lambda *_: None)  # on every machine drafts seem worth their rows
     keys = ["registration_number_of_the_vehicle", "name_of_the_first_owner", "year_of_manufacture"]
     long_keys = {

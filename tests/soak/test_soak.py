@@ -35,13 +35,10 @@ REST_SECONDS = 60
 WITNESS = '''
 """Tells how many tasks the server has, and what is left when the engine stops."""
 import asyncio, json, os
-import forge.server.run
 from forge import hookimpl
 
 @hookimpl
 def forge_app_created(app, client):
-    # Hypercorn ends a closed connection's tasks when its keep-alive timer runs out.
-    forge.server.run.KEEP_ALIVE_SECONDS = 5.0
     async def tasks():
         return {"tasks": sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())}
     app.add_url_rule("/witness", view_func=tasks)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import forge.models
-import forge.server.run
+import forge.server.launch
 from forge import plugins, probing
 from forge.cli import cli
 from forge.cli.settings import Setting, as_toml
@@ -161,7 +161,7 @@ def test_run_serves_the_model_with_the_configuration(monkeypatch: pytest.MonkeyP
     def resolve(reference: str, registry: plugins.Registry, *, progress: bool = False) -> Path:
         return Path("/models") / reference
 
-    monkeypatch.setattr(forge.server.run, "serve", serve)
+    monkeypatch.setattr(forge.server.launch, "serve", serve)
     monkeypatch.setattr(forge.models, "resolve", resolve)
     result = forge_command("run", "tiny", "--port", "0", "--backend", "torch", "--api-key-file", "keys")
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 import pytest
@@ -22,6 +22,7 @@ from forge.builtin.policy import LEAST_TOKENS, SMOOTH_SECONDS, STALL
 from forge.builtin.scheduler import ContinuousScheduler, fair_shares
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.cost import StepCost
+from forge.interfaces.drafter import Draft
 from forge.interfaces.kv_cache import CacheShape, KVCache
 from forge.interfaces.scheduler import Batch, Outputs, SchedulerLimits
 from forge.testing.kv_cache import ModelledPages, PlainSequence
@@ -52,7 +53,7 @@ class SimulatedEngine:
         self.scheduler.check(seq.prompt_len, seq.max_len, 1)
         self.scheduler.add(seq)
 
-    def step(self, drafts: Mapping[int, Seq[int]] | None = None) -> Batch | None:
+    def step(self, drafts: Mapping[int, Draft] | None = None) -> Batch | None:
         """One step; returns what was computed."""
         proposed = drafts or {}
         batch = self.scheduler.schedule(proposed)
@@ -306,7 +307,7 @@ def test_drafts_are_dropped_before_anybody_is_preempted() -> None:
     engine.step()
     assert len(first.tokens) == len(second.tokens) == 6
     first.max_len = second.max_len = 100
-    batch = engine.scheduler.schedule({1: [1] * 9, 2: [1] * 9})
+    batch = engine.scheduler.schedule({1: Draft([1] * 9), 2: Draft([1] * 9)})
     assert batch is not None
     assert [(span.seq.id, span.length, len(span.drafts)) for span in batch.spans] == [(1, 3, 2), (2, 3, 2)]
     assert engine.scheduler.preemptions == 0
@@ -317,7 +318,7 @@ def test_drafts_never_reach_beyond_the_end_of_a_sequence(engine: SimulatedEngine
     engine.submit(seq)
     engine.step()
     assert len(seq.tokens) == 6
-    batch = engine.scheduler.schedule({1: [1] * 9})
+    batch = engine.scheduler.schedule({1: Draft([1] * 9)})
     assert batch is not None
     assert len(batch.spans[0].drafts) == 2, "with the token after them, the sequence has its 9"
 
@@ -423,6 +424,59 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     engine.scheduler.check(3, 10, 5)  # 5 wait, those that run don't count
     with pytest.raises(InvalidRequest, match="11 answers"):
         engine.scheduler.check(3, 10, 11)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that moves the time the scheduler sees."""
+    now = [1000.0]
+    monkeypatch.setattr("forge.builtin.scheduler.time.monotonic", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+def busy(clock: Callable[[float], None], waiting: int, each: float) -> SimulatedEngine:
+    """One seat, somebody leaves every `each` seconds, and so many more wait."""
+    engine = SimulatedEngine(paged(1000), evolve(LIMITS, max_batch_size=1, queue_timeout=60.0))
+    for number in range(40):
+        engine.submit(sequence(number, 3, answer=1))
+    for _ in range(30):
+        engine.step()
+        clock(each)
+    for number in range(10, waiting):
+        engine.scheduler.add(sequence(100 + number, 3, answer=1))
+    assert len(engine.scheduler.waiting) == waiting
+    return engine
+
+
+def test_a_queue_that_would_take_longer_than_its_limit_says_how_long(clock: Callable[[float], None]) -> None:
+    engine = busy(clock, waiting=40, each=2.0)  # 80 seconds
+    with pytest.raises(QueueFull, match=r"40 sequences wait, which takes 80 s, more than 60") as refused:
+        engine.scheduler.check(3, 10, 1)
+    assert refused.value.retry_after == 40
+
+
+def test_a_queue_that_moves_fast_enough_takes_more(clock: Callable[[float], None]) -> None:
+    busy(clock, waiting=40, each=1.0).scheduler.check(3, 10, 1)
+    engine = busy(clock, waiting=40, each=2.0)
+    engine.scheduler.limits = evolve(engine.scheduler.limits, queue_timeout=0.0)
+    engine.scheduler.check(3, 10, 1)
+
+
+def test_quiet_times_do_not_make_a_queue_look_slow(clock: Callable[[float], None]) -> None:
+    """Sixteen requests within an hour, each served at once, say nothing of how long the next ones would wait."""
+    engine = SimulatedEngine(paged(1000), evolve(LIMITS, max_batch_size=2, queue_timeout=60.0))
+    for number in range(40):
+        engine.submit(sequence(number, 3, answer=1))
+        engine.step()
+        clock(90.0)
+    for number in range(100, 110):
+        engine.scheduler.check(3, 10, 1)
+        engine.submit(sequence(number, 3, answer=20))
+        engine.step()
 
 
 # -- aborts
@@ -540,13 +594,13 @@ def _arrivals(draw: random.Random, longest: int) -> list[PlainSequence]:
     return sequences
 
 
-def _drafts(draw: random.Random, tokens: Seq[int]) -> list[int]:
+def _drafts(draw: random.Random, tokens: Seq[int]) -> Draft:
     """Guesses that are right for a while."""
     guesses: list[int] = []
     for _ in range(draw.randint(1, 6)):
         right = next_token([*tokens, *guesses])
         guesses.append(right if draw.random() < 0.7 else 11)
-    return guesses
+    return Draft(guesses, [0.7] * len(guesses))
 
 
 def test_under_a_steady_stream_nobody_starves() -> None:

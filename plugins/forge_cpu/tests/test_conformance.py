@@ -23,7 +23,7 @@ class TestNative(BackendConformance):
 
     @pytest.fixture
     def backend(self, isa: str) -> CpuBackend:
-        return CpuBackend(NATIVE, threads=2, options=CpuOptions(isa=isa))
+        return CpuBackend(NATIVE, threads=2, options=CpuOptions(isa=isa, activation_bits=16))
 
 
 @pytest.mark.parametrize("kv_format", ["f32", "bf16", "int8"])

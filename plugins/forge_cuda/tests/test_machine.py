@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from attrs import evolve
 from forge_cuda import CudaOptions, machine
 from forge_cuda.backend import make_backend
 from forge_cuda.driver import Device, DriverError, devices
@@ -20,7 +22,7 @@ from forge_cuda.driver import Device, DriverError, devices
 from forge import plugins
 from forge.errors import ConfigError
 
-H100 = Device(0, "NVIDIA H100", (9, 0), 132, 80 << 30, (13, 0))
+H100 = Device(0, "NVIDIA H100", (9, 0), 132, 80 << 30, (13, 0), clock=1.98e9, bandwidth=3352320000000.0)
 T4 = Device(1, "Tesla T4", (7, 5), 40, 16 << 30, (13, 0))
 
 
@@ -52,7 +54,11 @@ class FakeDriver:
                 out.value = self.found[args[1].value].memory
             case "cuDeviceGetAttribute":
                 device = self.found[args[2].value]
-                out.value = {16: device.multiprocessors, 75: device.capability[0], 76: device.capability[1]}[args[1]]
+                memory_clock = int(device.bandwidth * 8 / 5120 / 2e3)
+                out.value = {
+                    13: int(device.clock / 1e3), 16: device.multiprocessors, 36: memory_clock, 37: 5120,
+                    75: device.capability[0], 76: device.capability[1],
+                }[args[1]]  # fmt: skip
             case "cuGetErrorString":
                 args[1]._obj.value = b"unknown error"
         return 0
@@ -90,8 +96,8 @@ def test_the_probe_says_in_one_line_what_is_missing(found: Callable[[], list[Dev
 
 
 def test_the_probe_of_a_usable_machine_wins_over_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "missing_software", lambda: None)
-    monkeypatch.setattr(machine, "has_cupy", lambda: False)
+    monkeypatch.setattr(machine, "missing_software", lambda device: None)
+    monkeypatch.setattr(machine, "cupy_flaw", lambda device: "without CuPy")
     result = machine.examine(lambda: [T4, H100])
     assert result.ok
     assert result.score == 100
@@ -103,8 +109,8 @@ def test_the_probe_of_a_usable_machine_wins_over_the_cpu(monkeypatch: pytest.Mon
 
 def test_torchs_cuda_version_is_read_without_importing_it(tmp_path: Path) -> None:
     for line, wanted in [
-        ("cuda: Optional[str] = '13.0'", "13.0"),
-        ("cuda = '12.6'", "12.6"),
+        ("cuda: Optional[str] = '13.0'", (13, 0)),
+        ("cuda = '12.6'", (12, 6)),
         ("cuda: Optional[str] = None", None),
     ]:
         (tmp_path / "version.py").write_text(f"debug = False\n{line}\nhip = None\n")
@@ -112,15 +118,62 @@ def test_torchs_cuda_version_is_read_without_importing_it(tmp_path: Path) -> Non
     assert machine.torch_cuda(tmp_path / "nowhere" / "__init__.py") is None
 
 
+@pytest.mark.parametrize(
+    ("device", "cuda", "words"),
+    [
+        (H100, "None", "torch is a build without CUDA"),
+        (evolve(H100, driver=(12, 4)), "'13.0'", r"supports CUDA 12\.4 and torch is built for CUDA 13\.0: update"),
+        (evolve(H100, capability=(12, 0)), "'12.6'", r"compute capability 12\.0 needs a torch for CUDA 12\.8 or later"),
+        (evolve(H100, driver=(12, 4)), "'12.9'", None),  # minor versions are served by earlier drivers
+    ],
+)
+def test_a_torch_that_does_not_fit_the_gpu_is_named(
+    device: Device, cuda: str, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
+    spec = ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(machine, "find_spec", lambda name: spec)
+    found = machine.missing_software(device)
+    assert found is None if words is None else re.search(words, found or "")
+    result = machine.examine(lambda: [device])
+    assert result.ok == (words is None)
+    assert "\n" not in result.detail
+
+
+def test_what_else_can_be_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert "torch isn't installed" in (machine.missing_software(H100) or "")
+    assert machine.cupy_flaw(H100) == "without CuPy"
+    monkeypatch.setattr(machine, "torch_cuda", lambda origin: (13, 0))
+    torch_only = ModuleSpec("torch", None, origin="torch/__init__.py")
+    monkeypatch.setattr(machine, "find_spec", lambda name: torch_only if name == "torch" else None)
+    assert "triton isn't installed" in (machine.missing_software(H100) or "")
+
+
+def test_a_cupy_for_a_later_cuda_than_the_drivers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setattr(machine, "packages_distributions", lambda: {"cupy": ["cupy-cuda13x"]})
+    assert machine.cupy_flaw(evolve(H100, driver=(13, 1))) is None
+    assert machine.cupy_flaw(evolve(H100, driver=(12, 9))) == "CuPy is for CUDA 13 and the driver supports 12.9"
+
+
+def test_an_older_gpu_first_does_not_hide_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "missing_software", lambda device: None)
+    order = lambda: [evolve(T4, index=0), evolve(H100, index=1)]  # noqa: E731
+    assert machine.examine(order).detail.startswith("NVIDIA H100 (with --device 1) and 1 more, 80 GiB")
+    with pytest.raises(ConfigError, match=r"Tesla T4 has .*; device 1 \(NVIDIA H100\) is new enough"):
+        machine.choose(0, order)
+
+
 def test_choosing_a_device_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "missing_software", lambda: None)
+    monkeypatch.setattr(machine, "missing_software", lambda device: None)
     both = lambda: [H100, T4]  # noqa: E731
     assert machine.choose(0, both) == H100
     with pytest.raises(ConfigError, match=r"no GPU 7; there are 0: NVIDIA H100, 1: Tesla T4"):
         machine.choose(7, both)
     with pytest.raises(ConfigError, match=r"compute capability 7\.5"):
         machine.choose(1, both)
-    monkeypatch.setattr(machine, "missing_software", lambda: "torch is a build without CUDA")
+    monkeypatch.setattr(machine, "missing_software", lambda device: "torch is a build without CUDA")
     with pytest.raises(ConfigError, match="torch is a build without CUDA"):
         machine.choose(0, both)
 

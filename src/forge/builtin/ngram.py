@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from forge.errors import ConfigError
-from forge.interfaces.drafter import AcceptanceWindow, Drafter
+from forge.interfaces.drafter import AcceptanceWindow, Draft, Drafter
 from forge.strict import between
 
 if TYPE_CHECKING:
@@ -34,8 +35,26 @@ SMALLEST_TABLE = 256
 
 NOWHERE = -1
 
+NEARBY = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8)
+"""Where a copy was interrupted, these places around are looked at first."""
+
 FIRST_RATE, FIRST_WEIGHT = 0.8, 2.0
 """What a sequence that has had no draft checked yet is credited with."""
+
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Matches from one of these lengths up to the next are taken to be equally good."""
+
+FIRST_RATES = (0.1, 0.25, 0.4, 0.55, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""How often the token after such a match is right, as long as nothing is known: a little less than in chats."""
+
+RATES_WEIGHT = 8.0
+"""How many matches `FIRST_RATES` count for."""
+
+RATES_MEMORY = 256.0
+"""Of so many matches of a length the older half counts half."""
+
+OWN_WEIGHT = 16.0
+"""How many tries the rate of all matches of a length counts for in that of one sequence."""
 
 
 @frozen
@@ -58,6 +77,14 @@ class NgramOptions:
             raise ConfigError(
                 f"min_draft: {self.min_draft} is more than max_draft, {self.max_draft}", param="min_draft"
             )
+
+
+@frozen
+class Match:
+    """A place where the text went as it does at its end. end: one past its last token. length: in tokens."""
+
+    end: int
+    length: int
 
 
 class SuffixIndex:
@@ -105,26 +132,73 @@ class SuffixIndex:
             heads[slot] = end
         self.indexed = max(self.indexed, stop)
 
-    def find(self) -> int:
-        """Where the longest earlier match of the text's end itself ends; NOWHERE if none has a whole n-gram."""
+    def find(self, near: int = NOWHERE) -> Match | None:
+        """The longest earlier match of the text's end; None if none has a whole n-gram.
+
+        near: where one is to be expected. Of equally long matches the nearest to it is taken if it's `NEARBY`, else the
+        latest.
+        """
         tokens, gram = self.tokens, self.gram
         length = len(tokens)
         if length <= gram:
-            return NOWHERE
-        end = self._heads[hash(tuple(tokens[length - gram :])) & (len(self._heads) - 1)]
+            return None
         best, longest = NOWHERE, gram - 1
+        if near != NOWHERE:
+            for offset in NEARBY:
+                if not 0 < near + offset < length or longest == LONGEST_MATCH:
+                    continue
+                common = self._common(near + offset)
+                if common > longest:
+                    best, longest = near + offset, common
+        end = self._heads[hash(tuple(tokens[length - gram :])) & (len(self._heads) - 1)]
         for _ in range(CANDIDATES):
-            if end == NOWHERE:
+            if end == NOWHERE or longest == LONGEST_MATCH:
                 break
-            common, most = 0, min(end, LONGEST_MATCH)
-            while common < most and tokens[end - 1 - common] == tokens[length - 1 - common]:
-                common += 1
+            common = self._common(end)
             if common > longest:
                 best, longest = end, common
-                if longest == LONGEST_MATCH:
-                    break
             end = self._previous[end]
-        return best
+        return None if best == NOWHERE else Match(best, longest)
+
+    def _common(self, end: int) -> int:
+        """How many tokens before `end` are the text's last ones, up to `LONGEST_MATCH`."""
+        tokens, last = self.tokens, len(self.tokens) - 1
+        common, most = 0, min(end, LONGEST_MATCH)
+        while common < most and tokens[end - 1 - common] == tokens[last - common]:
+            common += 1
+        return common
+
+
+class MatchRates:
+    """How often the token after a match was right, by the length of the match; recent matches count most."""
+
+    def __init__(self) -> None:
+        self._right = [RATES_WEIGHT * rate for rate in FIRST_RATES]
+        self._tried = [RATES_WEIGHT] * len(FIRST_RATES)
+
+    def rate(self, length: int) -> float:
+        """Between 0 and 1."""
+        kind = bisect_right(LENGTHS, length) - 1
+        return self._right[kind] / self._tried[kind]
+
+    def add(self, length: int, right: bool) -> None:
+        """A match of this length was followed by the token that was guessed, or by another."""
+        kind = bisect_right(LENGTHS, length) - 1
+        self._right[kind] += right
+        self._tried[kind] += 1
+        if self._tried[kind] >= RATES_MEMORY:
+            self._right[kind] /= 2
+            self._tried[kind] /= 2
+
+
+@define(eq=False)
+class _Guess:
+    """What was proposed last: where in the sequence, by which match, and the first token."""
+
+    at: int
+    match: Match
+    token: int
+    checked: bool = False
 
 
 class _Draftee:
@@ -133,31 +207,47 @@ class _Draftee:
     def __init__(self, seq: Sequence, options: NgramOptions) -> None:
         self.index = SuffixIndex(seq.tokens, options.min_match, options.max_tokens)
         self.acceptance = AcceptanceWindow(options.window)
+        self.guess: _Guess | None = None
 
 
 class NgramDrafter(Drafter):
     """Copies what followed the longest earlier match of a sequence's end.
 
     A draft is about as long as the run of right tokens to be expected: ``ceil(1 / (1 - acceptance))``, within bounds.
+    How good it is it tells by the length of the match, which grows with each token that is right; and it learns from
+    every guess whether it was right, also from those that were never checked because they seemed too dear.
     """
 
     def __init__(self, options: NgramOptions | None = None) -> None:
         self.options = options or NgramOptions()
+        self.rates = MatchRates()
         self._draftees: dict[int, _Draftee] = {}
 
     def __len__(self) -> int:
         return len(self._draftees)
 
-    def propose(self, seq: Sequence, limit: int) -> list[int]:
+    def propose(self, seq: Sequence, limit: int) -> Draft:
         draftee = self._draftees.get(seq.id)
         if draftee is None:
             draftee = self._draftees[seq.id] = _Draftee(seq, self.options)
-        index = draftee.index
+        tokens, index, last = seq.tokens, draftee.index, draftee.guess
+        near = NOWHERE
+        if last is not None:
+            near = last.match.end + len(tokens) - last.at
+            if not last.checked and last.at < len(tokens):
+                right = tokens[last.at] == last.token
+                draftee.acceptance.add(1, right)
+                self.rates.add(last.match.length, right)
         index.extend(INDEX_PER_CALL)
-        end = index.find()
-        if end == NOWHERE:
-            return []
-        return continuation(seq.tokens, end, min(limit, self.draft_length(draftee.acceptance)))
+        match = index.find(near)
+        if match is None:
+            if last is not None:
+                last.checked = True  # nothing more is to be learned from it, but where the copy was
+            return Draft()
+        draft = continuation(tokens, match.end, min(limit, self.draft_length(draftee.acceptance)))
+        draftee.guess = _Guess(len(tokens), match, draft[0])
+        chances = [draftee.acceptance.rate(self.rates.rate(match.length + i), OWN_WEIGHT) for i in range(len(draft))]
+        return Draft(draft, chances)
 
     def draft_length(self, acceptance: AcceptanceWindow) -> int:
         """How many tokens to propose."""
@@ -167,8 +257,13 @@ class NgramDrafter(Drafter):
 
     def observe(self, seq: Sequence, proposed: Seq[int], accepted: int) -> None:
         draftee = self._draftees.get(seq.id)
-        if draftee is not None:
-            draftee.acceptance.add(len(proposed), accepted)
+        if draftee is None:
+            return
+        draftee.acceptance.add(len(proposed), accepted)
+        if draftee.guess is not None:
+            draftee.guess.checked = True
+            for i in range(min(len(proposed), accepted + 1)):
+                self.rates.add(draftee.guess.match.length + i, i < accepted)
 
     def release(self, seq: Sequence) -> None:
         self._draftees.pop(seq.id, None)

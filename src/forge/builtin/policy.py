@@ -5,7 +5,11 @@ Pure arithmetic on a `StepCost`; knows no sequence and no cache.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from itertools import accumulate
+from operator import mul
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen
@@ -35,11 +39,6 @@ LEAST_TOKENS = 16
 GAIN = 1.01
 """Drafts are given where they raise the expected tokens per second by so much at least."""
 
-PROBE_STEPS = 64
-"""After so many steps whose drafts all seemed too dear, a short one is checked all the same: estimates grow old."""
-
-PROBE_TOKENS = 2
-
 
 def _positive(_: Any, attribute: Attribute[Any], value: float | str) -> None:
     if not isinstance(value, str) and value <= 0:
@@ -51,11 +50,13 @@ class ContinuousOptions:
     """Options of the continuous scheduler.
 
     step_time: seconds that a step may take which has prompts beside decodes; "auto": 2.5 times what the decodes take
-    alone, or 0.02 if that's more. aging: seconds of waiting that outweigh one step of priority.
+    alone, or 0.02 if that's more. aging: seconds of waiting that outweigh one step of priority. drafts: which are
+    checked: "auto": those that are expected to bring more than they cost; "all": all that fit.
     """
 
     step_time: float | Literal["auto"] = field(default="auto", validator=_positive)
     aging: float = field(default=30.0, validator=gt(0))
+    drafts: Literal["auto", "all"] = "auto"
 
 
 @frozen
@@ -76,46 +77,36 @@ class Pace:
         return min(most, max(LEAST_TOKENS, cost.rows_within(target, decodes + most) - decodes))
 
 
-def affordable(
-    cost: StepCost, rows: int, acceptance: Mapping[int, float], lengths: Mapping[int, int]
-) -> dict[int, int]:
+def affordable(cost: StepCost, rows: int, chances: Mapping[int, Seq[float]]) -> dict[int, int]:
     """How many draft tokens of each sequence to check beside `rows` other rows, so that tokens per second are most.
 
-    acceptance: how likely the next draft token of a sequence is right, if those before were. lengths: how many are
-    proposed. With the tokens sorted by their chance, the best choice is a beginning of that list; within a sequence
-    chances fall, so it is a beginning of each draft too. Sequences that get none aren't in the answer.
+    chances: for each sequence's draft tokens, how likely each is right if those before it were. With all tokens sorted
+    by how likely they're reached and right, the best choice is a beginning of that list; within a sequence that falls,
+    so it is a beginning of each draft too. Sequences that get none aren't in the answer.
     """
-    alone = cost.seconds(rows)
+    alone = cost.at_best(rows)
     if alone is None:
-        return dict(lengths)
-    chances: list[tuple[float, int, int]] = []
-    for key, length in lengths.items():
-        chance = 1.0
-        for i in range(length):
-            chance *= acceptance[key]
-            chances.append((chance, -i, key))
-    chances.sort(reverse=True)
+        return {key: len(each) for key, each in chances.items()}
+    reached = [(chance, -i, key) for key, each in chances.items() for i, chance in enumerate(accumulate(each, mul))]
+    reached.sort(reverse=True)
     best, best_rate = 0, GAIN * rows / alone
     expected = float(rows)
-    for count, (chance, _, _) in enumerate(chances, start=1):
+    for count, (chance, _, _) in enumerate(reached, start=1):
         expected += chance
         if count > 32 and count % (count // 16):  # of many, a sixteenth more or less makes no difference
             continue
-        rate = expected / (cost.seconds(rows + count) or alone)
+        rate = expected / (cost.at_best(rows + count) or alone)
         if rate > best_rate:
             best, best_rate = count, rate
-    kept: dict[int, int] = {}
-    for _, _, key in chances[:best]:
-        kept[key] = kept.get(key, 0) + 1
-    return kept
+    return dict(Counter(key for _, _, key in reached[:best]))
 
 
 def draft_limit(cost: StepCost, rows: int) -> int:
     """The longest drafts worth asking for beside `rows` rows that decode: 0 if even sure ones would not pay."""
-    alone = cost.seconds(rows)
+    alone = cost.at_best(rows)
     if alone is None or rows < 1:
         return MAX_DRAFT
     for more in (1, 3, 8, 16, 32, 64):
-        if (rows + more) * alone > GAIN * rows * (cost.seconds(rows + more) or alone):
+        if (rows + more) * alone > GAIN * rows * (cost.at_best(rows + more) or alone):
             return MAX_DRAFT
     return 0

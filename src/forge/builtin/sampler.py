@@ -6,14 +6,14 @@ It knows which row belongs to whom; the arithmetic is `Backend.sample`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import define
 
 from forge.interfaces.sampler import Picked, RowSampling, Sampled, Sampler, TokenLogprobs
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from forge.interfaces.scheduler import Batch, Sequence, Span
 
 NO_TARGET = -1
+
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 class History:
@@ -53,7 +55,7 @@ class History:
         return other
 
 
-@frozen
+@define(eq=False)
 class Row:
     """One row of logits: it predicts the token at `position`. target: the id to score instead of drawing one."""
 
@@ -64,12 +66,18 @@ class Row:
     mask: npt.NDArray[np.int32] | None = None
 
 
+Columns = dict[str, Any]
+"""Arrays of `RowSampling` by name."""
+
+
 class DefaultSampler(Sampler):
     """Samples every row as if it were alone, in the order that `forge.interfaces.sampler.SamplingParams` documents."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.histories: dict[int, History] = {}
+        self._columns: dict[int, tuple[list[Sequence], Columns]] = {}
+        """By a slab's first row: whose rows the last one had, and what stays the same while they're these."""
 
     def sample(
         self, logits: Iterable[torch.Tensor], masks: Mapping[int, npt.NDArray[np.int32]], batch: Batch
@@ -77,31 +85,45 @@ class DefaultSampler(Sampler):
         rows = [row for span in batch.spans for row in self._rows(span, masks.get(span.seq.id))]
         drawn: list[tuple[int, TokenLogprobs | None]] = []
         for slab in logits:
-            part = rows[len(drawn) : len(drawn) + len(slab)]
+            first = len(drawn)
+            part = rows[first : first + len(slab)]
             words = -(-slab.shape[1] // 32)
-            drawn += _unpack(part, self.backend.sample(slab, row_sampling(part, words)))
+            sampling = row_sampling(part, words, self._constant(first, [row.seq for row in part]))
+            drawn += _unpack(part, self.backend.sample(slab, sampling))
         return _by_span(batch, rows, drawn)
 
     def release(self, seq: Sequence) -> None:
         self.histories.pop(seq.id, None)
+        self._columns.clear()
 
     def state(self) -> Any:
         return self.histories
 
-    def _rows(self, span: Span, masks: npt.NDArray[np.int32] | None) -> Iterator[Row]:
+    def _constant(self, first: int, seqs: list[Sequence]) -> Columns:
+        """What doesn't change from step to step while the rows are those of the same sequences."""
+        known = self._columns.get(first)
+        if known is None or known[0] != seqs:
+            known = self._columns[first] = seqs, constant_columns(seqs)
+        return known[1]
+
+    def _rows(self, span: Span, masks: npt.NDArray[np.int32] | None) -> list[Row]:
         seq = span.seq
         known = len(seq.tokens)
         history = self._history(seq) if span.samples and seq.sampling.penalized else None
+        if span.samples and len(span.output_rows) == 1:  # by far the most
+            return [Row(seq, known, NO_TARGET, history, None if masks is None else masks[0])]
+        rows = []
         for row in span.output_rows:
             position = span.start + row + 1
             if position < known:
-                yield Row(seq, position, target=seq.tokens[position])
+                rows.append(Row(seq, position, target=seq.tokens[position]))
                 continue
             drafted = position - known
             if history is not None and drafted:
                 history = history.copy()
                 history.extend(span.drafts[drafted - 1 : drafted])
-            yield Row(seq, position, history=history, mask=None if masks is None else masks[drafted])
+            rows.append(Row(seq, position, history=history, mask=None if masks is None else masks[drafted]))
+        return rows
 
     def _history(self, seq: Sequence) -> History:
         history = self.histories.get(seq.id)
@@ -112,53 +134,65 @@ class DefaultSampler(Sampler):
         return history
 
 
-def row_sampling(rows: Seq[Row], mask_words: int) -> RowSampling:
-    """The flat arrays of these rows; parts that no row uses are None."""
-    params = [row.seq.sampling for row in rows]
+def constant_columns(seqs: Seq[Sequence]) -> Columns:
+    """What the requests of these rows say, as flat arrays; parts that none uses are absent."""
+    params = [seq.sampling for seq in seqs]
 
     def column(name: str, dtype: Any) -> npt.NDArray[Any]:
         return np.array([getattr(p, name) for p in params], dtype=dtype)
 
-    optional: dict[str, Any] = {}
-    if any(row.history is not None for row in rows):
-        histories = [row.history or _EMPTY for row in rows]
-        optional.update(
-            repetition_penalty=column("repetition_penalty", np.float32),
-            presence_penalty=column("presence_penalty", np.float32),
-            frequency_penalty=column("frequency_penalty", np.float32),
-            history_starts=_starts(len(h.ids) for h in histories),
-            history_ids=np.concatenate([np.array(h.ids, dtype=np.int64) for h in histories]),
-            history_counts=np.concatenate([np.array(h.counts, dtype=np.int64) for h in histories]),
-        )
+    columns: Columns = {
+        "temperature": column("temperature", np.float32),
+        "top_k": column("top_k", np.int32),
+        "top_p": column("top_p", np.float32),
+        "min_p": column("min_p", np.float32),
+        "seed": column("seed", np.uint64),
+        "choice": np.array([seq.choice for seq in seqs], dtype=np.uint32),
+        "logprobs": max((p.logprobs for p in params if p.logprobs is not None), default=None),
+    }
+    if any(p.penalized for p in params):
+        for name in PENALTIES:
+            columns[name] = column(name, np.float32)
     if any(p.logit_bias for p in params):
-        optional.update(
+        columns.update(
             bias_starts=_starts(len(p.logit_bias) for p in params),
             bias_ids=np.array([token for p in params for token in p.logit_bias], dtype=np.int64),
             bias_values=np.array([bias for p in params for bias in p.logit_bias.values()], dtype=np.float32),
         )
+    return columns
+
+
+def row_sampling(rows: Seq[Row], mask_words: int, constant: Columns) -> RowSampling:
+    """The flat arrays of these rows; parts that no row uses are None."""
+    columns = dict(constant)
+    histories = [row.history or _EMPTY for row in rows]
+    if any(history is not _EMPTY for history in histories):
+        columns.update(
+            history_starts=_starts(len(h.ids) for h in histories),
+            history_ids=_joined(h.ids for h in histories),
+            history_counts=_joined(h.counts for h in histories),
+        )
+    else:
+        for name in PENALTIES:
+            columns.pop(name, None)
     banned = [row.seq.banned for row in rows]
     if any(banned):
-        optional.update(
+        columns.update(
             banned_starts=_starts(len(ids) for ids in banned),
             banned_ids=np.array([token for ids in banned for token in ids], dtype=np.int64),
         )
     if any(row.mask is not None for row in rows):
         everything = np.full(mask_words, -1, dtype=np.int32)
-        optional["masks"] = np.stack([everything if row.mask is None else row.mask for row in rows])
-    if any(row.target != NO_TARGET for row in rows):
-        optional["targets"] = np.array([row.target for row in rows], dtype=np.int64)
-    wanted = [p.logprobs for p in params if p.logprobs is not None]
-    return RowSampling(
-        temperature=column("temperature", np.float32),
-        top_k=column("top_k", np.int32),
-        top_p=column("top_p", np.float32),
-        min_p=column("min_p", np.float32),
-        seed=column("seed", np.uint64),
-        choice=np.array([row.seq.choice for row in rows], dtype=np.uint32),
-        position=np.array([row.position for row in rows], dtype=np.uint32),
-        logprobs=max(wanted) if wanted else None,
-        **optional,
-    )
+        columns["masks"] = np.stack([everything if row.mask is None else row.mask for row in rows])
+    targets = [row.target for row in rows]
+    if targets.count(NO_TARGET) != len(targets):
+        columns["targets"] = np.array(targets, dtype=np.int64)
+    return RowSampling(position=np.array([row.position for row in rows], dtype=np.uint32), **columns)
+
+
+def _joined(numbers: Iterable[array[int]]) -> npt.NDArray[np.int64]:
+    filled = [np.frombuffer(each, dtype=np.int64) for each in numbers if each]
+    return np.concatenate(filled) if filled else np.empty(0, dtype=np.int64)
 
 
 def _starts(lengths: Iterable[int]) -> npt.NDArray[np.int64]:
@@ -188,6 +222,13 @@ def _by_span(batch: Batch, rows: Seq[Row], drawn: Seq[tuple[int, TokenLogprobs |
     prompt_logprobs: list[list[TokenLogprobs]] = []
     at = 0
     for span in batch.spans:
+        if span.samples and len(span.output_rows) == 1:  # by far the most: a row that is drawn
+            token, found = drawn[at]
+            at += 1
+            tokens.append([token])
+            logprobs.append(None if span.seq.sampling.logprobs is None else [] if found is None else [found])
+            prompt_logprobs.append([])
+            continue
         scored = [
             lp
             for row, (_, lp) in zip(rows[at : at + len(span.output_rows)], drawn[at : at + len(span.output_rows)])

@@ -13,17 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING
 
-from forge.builtin.policy import (
-    PROBE_STEPS,
-    PROBE_TOKENS,
-    ContinuousOptions,
-    Pace,
-    affordable,
-    draft_limit,
-)
+from forge.builtin.policy import ContinuousOptions, Pace, affordable, draft_limit
 from forge.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from forge.interfaces.cost import StepCost
-from forge.interfaces.drafter import MAX_DRAFT
+from forge.interfaces.drafter import MAX_DRAFT, Draft
 from forge.interfaces.kv_cache import Growth, KVCache
 from forge.interfaces.scheduler import Batch, Scheduler, SchedulerLimits, Span
 
@@ -47,6 +40,8 @@ FEW_STARTS = 16
 
 LOOKAHEAD = 256
 """So many waiting sequences are looked at in one step."""
+
+NO_DRAFT = Draft()
 
 Rank = tuple[float, int, int]
 
@@ -91,9 +86,9 @@ class ContinuousScheduler(Scheduler):
         self._budget = limits.max_prefill_tokens
         """Prompt tokens of this step."""
         self._starts: deque[float] = deque(maxlen=STARTS)
-        """When the last sequences left the queue."""
-        self._dear = 0
-        """Steps whose drafts weren't worth their cost."""
+        """When the last sequences left the queue, as far back as somebody has waited all the time."""
+        self._prices = cost if self.options.drafts == "auto" else None
+        """What drafts are weighed by, if they are."""
 
     def rank(self, seq: Sequence) -> Rank:
         """Who is served first and preempted last: by priority and arrival, weighed against each other."""
@@ -105,7 +100,7 @@ class ContinuousScheduler(Scheduler):
 
     @property
     def draft_limit(self) -> int:
-        return MAX_DRAFT if self.cost is None else draft_limit(self.cost, len(self._running))
+        return MAX_DRAFT if self._prices is None else draft_limit(self._prices, len(self._running))
 
     @property
     def running(self) -> Seq[Sequence]:
@@ -177,7 +172,7 @@ class ContinuousScheduler(Scheduler):
 
     # -- a step
 
-    def schedule(self, drafts: Mapping[int, Seq[int]]) -> Batch | None:
+    def schedule(self, drafts: Mapping[int, Draft]) -> Batch | None:
         preemptions = self.preemptions
         decodes: list[Sequence] = []
         prompts: list[Sequence] = []
@@ -192,12 +187,15 @@ class ContinuousScheduler(Scheduler):
             elif todo > 1:
                 prompts.append(seq)
             position += 1
-        self._budget = self._prompt_tokens(len(decodes))
+        if prompts or self._waiting:  # in most steps nobody asks
+            self._budget = self._prompt_tokens(len(decodes))
         if self._waiting and self.preemptions == preemptions:
             prompts += self._admit(prompts)
+        if not self._waiting:
+            self._starts.clear()  # how often somebody comes doesn't say how fast a queue moves
         chunks = self._chunks(prompts)
         kept = self._worthwhile(drafts, decodes, len(decodes) + sum(chunks))
-        spans = [self._decode(seq, kept.get(seq.id, ())) for seq in decodes]
+        spans = [self._decode(seq, kept.get(seq.id, NO_DRAFT)) for seq in decodes]
         spans += [Span(seq, seq.num_computed, chunk) for seq, chunk in zip(prompts, chunks) if chunk]
         return Batch(tuple(spans)) if spans else None
 
@@ -206,29 +204,23 @@ class ContinuousScheduler(Scheduler):
         most = self.limits.max_prefill_tokens
         return most if self.cost is None else self._pace.prompt_tokens(self.cost, decodes, most)
 
-    def _worthwhile(self, drafts: Mapping[int, Seq[int]], decodes: Seq[Sequence], rows: int) -> Mapping[int, Seq[int]]:
-        """The beginnings of these drafts that pay beside `rows` other rows; now and then one that doesn't seem to."""
-        if self.cost is None or not drafts:
+    def _worthwhile(self, drafts: Mapping[int, Draft], decodes: Seq[Sequence], rows: int) -> Mapping[int, Draft]:
+        """The beginnings of these drafts that pay beside `rows` other rows."""
+        if self._prices is None or not drafts:
             return drafts
-        acceptance = {seq.id: seq.acceptance for seq in decodes if drafts.get(seq.id)}
-        lengths = {seq_id: len(drafts[seq_id]) for seq_id in acceptance}
-        kept = affordable(self.cost, rows, acceptance, lengths)
-        if lengths and not kept:
-            self._dear += 1
-            if self._dear % PROBE_STEPS == 0:
-                best = max(acceptance, key=lambda seq_id: acceptance[seq_id])
-                kept = {best: PROBE_TOKENS}
-        return {seq_id: drafts[seq_id][:count] for seq_id, count in kept.items()}
+        chances = {seq.id: drafts[seq.id].chances for seq in decodes if seq.id in drafts}
+        kept = affordable(self._prices, rows, chances)
+        return {seq_id: drafts[seq_id].first(count) for seq_id, count in kept.items()}
 
-    def _decode(self, seq: Sequence, drafts: Seq[int]) -> Span:
-        """The span of a decoding sequence, with as many of its drafts as it may use and there's room for."""
-        if not drafts:
+    def _decode(self, seq: Sequence, draft: Draft) -> Span:
+        """The span of a decoding sequence, with as much of its draft as it may use and there's room for."""
+        if not draft:
             return Span(seq, seq.num_computed, 1)
         length = len(seq.tokens)
-        wanted = min(len(drafts), seq.max_len - length - 1)  # the step yields one token more than it accepts
+        wanted = min(len(draft), seq.max_len - length - 1)  # the step yields one token more than it accepts
         if self.kv.grow(seq, length + wanted) is not Growth.READY:
             wanted = min(wanted, len(self.kv.table(seq)) * self.kv.shape.block_size - length)
-        kept = tuple(drafts[: max(0, wanted)])
+        kept = draft.tokens[: max(0, wanted)]
         return Span(seq, seq.num_computed, 1 + len(kept), kept)
 
     @property

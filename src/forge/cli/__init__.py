@@ -87,9 +87,9 @@ def _installed(config: Config) -> Registry:
 @_configured
 def run(config: Config, origins: Origins) -> None:
     """Serve MODEL [default: smollm2] over HTTP."""
-    from forge.assemble import component_options
+    from forge.components import component_options
     from forge.models import resolve
-    from forge.server.run import serve
+    from forge.server.launch import serve
 
     logging.basicConfig(level=config.server.log_level.upper(), format="%(levelname)s %(message)s")
     registry = _installed(config)
@@ -160,7 +160,8 @@ def bench(json_path: Path | None, raw: bool, plot_path: Path | None, slo: tuple[
 def replay(config: Config, origins: Origins, log_path: Path, at_once: int) -> None:
     """Run the requests of a log (server.request_log) on MODEL again and check that the same tokens come out.
 
-    The exit code is 1 if any differ, or if there was nothing to compare.
+    What else they depend on and is different here (version, weights, backend, options) is said first. The exit code
+    is 1 if any differ, or if there was nothing to compare.
     """
     from collections import Counter
 
@@ -172,6 +173,9 @@ def replay(config: Config, origins: Origins, log_path: Path, at_once: int) -> No
     entries = list(read_log(log_path))
     outcomes: Counter[str] = Counter()
     with LLM.configured(config, origins) as llm:
+        here = llm.conditions()
+        for difference in dict.fromkeys(d for entry in entries for d in entry.conditions.differences(here)):
+            click.echo(f"different from when it was logged: {difference}")
         for comparison in compare(llm, entries, at_once):
             outcomes[comparison.outcome] += 1
             if comparison.outcome != "same":

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from forge.assemble import component_options
+from forge.components import component_options
 from forge.config import DEFAULT, Config, Origins, to_dict
 from forge.plugins import Registry
 

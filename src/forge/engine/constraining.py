@@ -11,12 +11,20 @@ import numpy.typing as npt
 from forge.engine.request import Request
 from forge.errors import EngineFault, InvalidRequest
 from forge.interfaces.constraint import Constraint, Matcher, Vocabulary
-from forge.interfaces.drafter import Drafter
+from forge.interfaces.drafter import AcceptanceWindow, Draft, Drafter, as_draft
 from forge.interfaces.scheduler import Batch, Sequence
 from forge.text.tokenizer import Tokenizer
 
 Masks = npt.NDArray[np.int32]
 """int32 ``[rows, ceil(vocabulary / 32)]``, a row for each token to be drawn."""
+
+
+FORCED_WINDOW = 256
+"""So many of the last drafts of forced text tell how likely the next one's tokens are right."""
+
+FORCED_PRIOR = 0.95, 16.0
+"""What is taken to be known of it before: a rate, and how many tries it counts for. A model seldom writes forced text
+in other tokens than its tokenizer."""
 
 
 class Constraining:
@@ -84,21 +92,32 @@ class ConstrainedDrafter(Drafter):
     def __init__(self, inner: Drafter | None, tokenizer: Tokenizer) -> None:
         self._inner = inner
         self._tokenizer = tokenizer
+        self._certainty = AcceptanceWindow(FORCED_WINDOW)
+        self._forces: set[int] = set()
+        """Sequences whose last draft was forced text."""
 
-    def propose(self, seq: Sequence, limit: int) -> list[int]:
+    def propose(self, seq: Sequence, limit: int) -> Draft | Seq[int]:
         matcher = seq.matcher
-        if matcher is None:
-            return self._inner.propose(seq, limit) if self._inner is not None else []
-        draft = self._forced(matcher)[:limit]
-        if not draft and self._inner is not None:
-            draft = list(self._inner.propose(seq, limit))
-        return draft[: matcher.validate(draft)]
+        if matcher is not None:
+            forced = self._forced(matcher)[:limit]
+            if forced:
+                self._forces.add(seq.id)
+                forced = forced[: matcher.validate(forced)]
+                return Draft(forced, (self._certainty.rate(*FORCED_PRIOR),) * len(forced))
+            self._forces.discard(seq.id)
+        if self._inner is None:
+            return ()
+        draft = as_draft(self._inner.propose(seq, limit))
+        return draft if matcher is None else draft.first(matcher.validate(draft.tokens))
 
     def observe(self, seq: Sequence, proposed: Seq[int], accepted: int) -> None:
-        if self._inner is not None:
+        if seq.id in self._forces:
+            self._certainty.add(len(proposed), accepted)
+        elif self._inner is not None:
             self._inner.observe(seq, proposed, accepted)
 
     def release(self, seq: Sequence) -> None:
+        self._forces.discard(seq.id)
         if self._inner is not None:
             self._inner.release(seq)
 

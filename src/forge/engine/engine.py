@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from forge.engine.commit import commit
 from forge.engine.constraining import Constraining
@@ -35,7 +35,7 @@ from forge.engine.request import (
 from forge.engine.sequence import LiveSequence
 from forge.errors import EngineFault, ForgeError, InvalidRequest
 from forge.interfaces.cost import StepCost
-from forge.interfaces.drafter import AcceptanceWindow
+from forge.interfaces.drafter import AcceptanceWindow, Draft, as_draft
 from forge.interfaces.sampler import Picked, TokenLogprobs
 from forge.interfaces.scheduler import Batch, Span
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from forge.interfaces.kv_cache import KVCache
     from forge.interfaces.model import Model
     from forge.interfaces.sampler import Sampler
-    from forge.interfaces.scheduler import Scheduler, Sequence
+    from forge.interfaces.scheduler import Scheduler
     from forge.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class Engine:
 
     # -- the step
 
-    def speculate(self) -> Mapping[int, Seq[int]]:
+    def speculate(self) -> Mapping[int, Draft]:
         """Drafts by sequence id, for those that are decoding."""
         drafter = self.parts.drafter
         longest = self.parts.scheduler.draft_limit
@@ -221,6 +221,7 @@ class Engine:
             return {}
         drafts = {}
         for seq in self.parts.scheduler.running:
+            assert isinstance(seq, LiveSequence)
             limit = min(longest, seq.max_len - len(seq.tokens) - 1)
             if limit > 0 and seq.num_computed == len(seq.tokens) - 1:
                 draft = self._guarded(self._propose, drafter, seq, limit)
@@ -228,11 +229,13 @@ class Engine:
                     drafts[seq.id] = draft
         return drafts
 
-    def _propose(self, drafter: Drafter, seq: Sequence, limit: int) -> list[int]:
+    def _propose(self, drafter: Drafter, seq: LiveSequence, limit: int) -> Draft:
         """A draft up to the first id that there isn't. Errors: whatever the drafter raises, or what it returned."""
-        vocabulary = self.parts.model.vocab_size
-        draft = [operator.index(token) for token in drafter.propose(seq, limit)[:limit]]
-        return list(itertools.takewhile(lambda token: 0 <= token < vocabulary, draft))
+        draft = as_draft(drafter.propose(seq, limit)).first(limit)
+        tokens = [operator.index(token) for token in draft.tokens]
+        known = range(self.parts.model.vocab_size)
+        right = next((i for i, token in enumerate(tokens) if token not in known), len(tokens))
+        return seq.judged(Draft(tokens, draft.chances).first(right))
 
     def compute(self, batch: Batch) -> Iterable[tuple[Span, Draws | ForgeError]]:
         """Run the model and the sampler; if a component raises, again row by row, so that only the culprits fail."""
@@ -330,7 +333,7 @@ class Engine:
         self.parts.backend.close()
 
 
-@frozen
+@define
 class Draws:
     """One span's share of `Picked`."""
 
@@ -341,13 +344,13 @@ class Draws:
     @classmethod
     def of(cls, picked: Picked, index: int, span: Span) -> Draws:
         """The draws of a batch's span, as plain numbers. Errors: `ValueError`, `TypeError` if they make no sense."""
-        tokens = [operator.index(token) for token in picked.tokens[index]]
+        tokens = list(map(operator.index, picked.tokens[index]))
         logprobs, scored = picked.logprobs[index], picked.prompt_logprobs[index]
         if not span.samples <= len(tokens) <= span.samples * (1 + len(span.drafts)):
             raise ValueError(f"the sampler drew {len(tokens)} tokens for {len(span.drafts)} drafts")
         if logprobs is not None and len(logprobs) != len(tokens):
             raise ValueError(f"the sampler reports {len(logprobs)} log-probabilities of {len(tokens)} tokens")
-        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored))
+        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored) if scored else [])
 
 
 def _plain(logprobs: Seq[TokenLogprobs]) -> list[TokenLogprobs]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -38,6 +39,8 @@ def main(fd: int) -> int:
         channel.send(LoadFailed(ErrorInfo.of(error)))
         return 1
     registry.notify("forge_engine_started", engine=engine)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: later collections needn't look at it
     channel.send(Ready(engine.parts.info))
     try:
         engine.run(channel)

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from forge.engine.request import Delta, ErrorInfo, FinishReason, Request, Usage
 from forge.errors import EngineFault, ForgeError
 from forge.interfaces.constraint import Matcher
-from forge.interfaces.drafter import AcceptanceWindow
+from forge.interfaces.drafter import AcceptanceWindow, Draft
 from forge.interfaces.kv_cache import CacheMiss
 from forge.interfaces.sampler import SamplingParams, TokenLogprobs
 from forge.text.detokenizer import Detokenizer, StopStrings
@@ -61,6 +61,8 @@ class LiveSequence:
         self._pending_logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: list[TokenLogprobs] = []
         self._drafts, self._all_drafts = AcceptanceWindow(WINDOW), drafts
+        self._tells = False
+        """Whether the last draft's fate tells how good the next ones are: not of those that say so themselves."""
         self.drafted = self.accepted = 0
         self._scored = 1  # the first prompt token follows nothing, so that it has no score
 
@@ -76,14 +78,19 @@ class LiveSequence:
     def prompt_logprobs(self) -> bool:
         return self.request.prompt_logprobs
 
-    @property
-    def acceptance(self) -> float:
-        return self._drafts.rate(prior=self._all_drafts.rate(prior=0.5, weight=LEAN), weight=LEAN)
+    def judged(self, draft: Draft) -> Draft:
+        """The draft with its chances; where it has none, those that earlier ones suggest."""
+        self._tells = not draft.chances
+        if not self._tells:
+            return draft
+        chance = self._drafts.rate(prior=self._all_drafts.rate(prior=0.5, weight=LEAN), weight=LEAN)
+        return Draft(draft.tokens, (chance,) * len(draft))
 
     def drafts_checked(self, proposed: int, accepted: int) -> None:
         """Of a draft of `proposed` tokens the first `accepted` were right."""
-        self._drafts.add(proposed, accepted)
-        self._all_drafts.add(proposed, accepted)
+        if self._tells:
+            self._drafts.add(proposed, accepted)
+            self._all_drafts.add(proposed, accepted)
         self.drafted += proposed
         self.accepted += accepted
 

@@ -11,6 +11,7 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,7 +76,7 @@ class Observer(Protocol):
 
 
 class Answer:
-    """What the engine says to one request: iterate over its deltas until all choices are over.
+    """What the engine says to one request: iterate over its deltas until all choices are over, or `listen` and `take`.
 
     A reader that's slower than the engine gets deltas of a choice merged, so that what waits is bounded by the answer's
     own length. Errors while iterating: `EngineUnavailable` if the engine dies.
@@ -89,23 +90,38 @@ class Answer:
         self._error: ForgeError | None = None
         self.accepted = False
         self._news = asyncio.Event()
+        self._ring: Callable[[], None] = self._news.set
 
     def __aiter__(self) -> Answer:
         return self
 
     async def __anext__(self) -> Delta:
-        while not self._waiting:
-            if self._error is not None:
-                raise self._error
-            if not self._unread:
+        while (delta := self.take()) is None:
+            if self.over:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        choice = next(iter(self._waiting))
-        delta = self._waiting.pop(choice)
+        return delta
+
+    def listen(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called, instead of waking who iterates, whenever there may be something to take."""
+        self._ring = ring
+
+    def take(self) -> Delta | None:
+        """The next delta, if there is one by now. Errors: as while iterating."""
+        if not self._waiting:
+            if self._error is not None:
+                raise self._error
+            return None
+        delta = self._waiting.pop(next(iter(self._waiting)))
         if delta.finish_reason is not None:
             self._unread -= 1
         return delta
+
+    @property
+    def over(self) -> bool:
+        """Whether the last delta of every choice has been taken."""
+        return not self._unread
 
     def abort(self) -> None:
         """Tell the engine that nobody listens any more. Idempotent; fine after the end too."""
@@ -115,14 +131,14 @@ class Answer:
         """Called by the client for each delta of this request; whether it was the last one of the last choice."""
         earlier = self._waiting.get(delta.choice)
         self._waiting[delta.choice] = delta if earlier is None else merge(earlier, delta)
-        self._news.set()
+        self._ring()
         self._undelivered -= delta.finish_reason is not None
         return not self._undelivered
 
     def fail(self, error: ForgeError) -> None:
         """Called by the client when nothing more will come."""
         self._error = error
-        self._news.set()
+        self._ring()
 
 
 def merge(a: Delta, b: Delta) -> Delta:
@@ -162,11 +178,15 @@ class EngineClient:
         self._started: asyncio.Future[ModelInfo] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._launched = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the engine process and return at once; loading goes on in the background."""
+        """Start the engine process and return once it runs; loading goes on in the background."""
         self._started = asyncio.get_running_loop().create_future()
         self._supervision = asyncio.create_task(self._supervise())
+        launched = asyncio.create_task(self._launched.wait())
+        await asyncio.wait((launched, self._supervision), return_when=asyncio.FIRST_COMPLETED)
+        launched.cancel()
 
     async def ready(self) -> ModelInfo:
         """Wait until the engine has loaded its model for the first time. Errors: why it couldn't."""
@@ -260,6 +280,7 @@ class EngineClient:
                 )  # fmt: skip
             reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
             self._send(self._start_message)
+            self._launched.set()
             self._watch = asyncio.create_task(self._watch_over(self._process))
             while not self._stop.is_set():
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))

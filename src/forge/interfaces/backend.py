@@ -5,7 +5,8 @@ finer ones (`linear`, `attention`, `rms_norm`, …). A plugin overrides the leve
 ``super().op(...)`` to what it doesn't serve. The base class reads weights and cache pages only through their own
 methods (`Prepared.rows`, `Pages.read`), so that it works, slowly, on any plugin's handles.
 
-Activations are float32 ``[rows, …]``: the rows of all spans of the step, one after the other.
+Activations are float32 ``[rows, …]``: the rows of all spans of the step, one after the other. Torch is imported when
+something here first computes: a backend that overrides all that its models need runs without it.
 """
 
 from __future__ import annotations
@@ -13,30 +14,43 @@ from __future__ import annotations
 import gc
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import psutil
-import torch
-import torch.nn.functional as F
-from attrs import frozen
 
 from forge.errors import ConfigError
 from forge.interfaces.cost import StepCost
+from forge.interfaces.deferred import Deferred
 from forge.interfaces.drawing import adjust, draw, most_probable
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled
+from forge.interfaces.step import StepInputs, lay_out
 
 if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+
     from forge.interfaces.kv_cache import KVCache
     from forge.interfaces.loader import Weight
     from forge.interfaces.model import LayerKV, Model
     from forge.interfaces.scheduler import Batch
+else:
+    torch, F = Deferred("torch"), Deferred("torch.nn.functional")
+
+__all__ = ["Backend", "DensePages", "DenseWeights", "Pages", "Prepared", "StepInputs", "Use", "Vector", "slabs"]
+
+Vector: TypeAlias = Any
+"""A one-dimensional weight (norm, bias) as `Backend.vector` makes it: a float32 tensor, or, from a backend that
+computes on the host without torch, a NumPy array. Every backend's operations take both; `Backend.tensor` makes one a
+tensor.
+"""
 
 Use = Literal["linear", "embedding"]
 
@@ -76,25 +90,6 @@ class Pages(ABC):
     @abstractmethod
     def read(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The blocks, int64 ``[n]``, as stored, in float32: k ``[n * block_size, kv_heads, k_dim]`` and v alike."""
-
-
-@frozen
-class StepInputs:
-    """A batch as flat arrays: n rows, s spans, m output rows. Made by `Backend.stage`.
-
-    token_ids, positions, slots: int64 [n] on the device. span_starts: int64 [s + 1] on the host, the row where each
-    span begins. lengths: int64 [s] on the host, positions in the cache after this step. block_table: int64
-    [s, most blocks] on the device, padded with 0. output_rows: int64 [m] on the device. pages: one a layer.
-    """
-
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    slots: torch.Tensor
-    span_starts: torch.Tensor
-    lengths: torch.Tensor
-    block_table: torch.Tensor
-    output_rows: torch.Tensor
-    pages: tuple[Pages, ...]
 
 
 # ------------------------------------------------------------------------------------------------------- plain handles
@@ -155,11 +150,27 @@ class Backend:
             raise ConfigError(f"backend.device: {device_index} is asked for, and a CPU is device 0", param="device")
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("backend.options.device: torch can't use CUDA here (see `forge doctor`)", param="device")
-        self.device = torch.device(options.device, device_index if options.device != "cpu" else None)
-        self.dtype: torch.dtype = getattr(torch, options.dtype)
-        self.kv_dtype: torch.dtype = self.dtype if options.kv_dtype == "auto" else getattr(torch, options.kv_dtype)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self._device_index, self._torch_threads, self._dense = device_index, threads, options
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where tensors live. Like the other two, made when it's first asked for: a backend that never needs torch
+        needn't import it.
+        """
+        if self._torch_threads is not None:
+            torch.set_num_threads(self._torch_threads)
+        name = self._dense.device
+        return torch.device(name, self._device_index if name != "cpu" else None)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the plain weights."""
+        return getattr(torch, self._dense.dtype)
+
+    @cached_property
+    def kv_dtype(self) -> torch.dtype:
+        """Of the plain pages."""
+        return self.dtype if self._dense.kv_dtype == "auto" else getattr(torch, self._dense.kv_dtype)
 
     # -- memory, weights, pages
 
@@ -168,14 +179,7 @@ class Backend:
         if self.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.device)
             return int(free), int(total)
-        machine = psutil.virtual_memory()
-        free, total = machine.available, machine.total
-        try:  # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
-            limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        except (OSError, ValueError):
-            return free, total
-        return max(0, min(free, limit - used)), min(total, limit)
+        return host_memory()
 
     def cost(self) -> StepCost:
         """What steps on this backend take, for policies; new for each engine. Here: learned from the steps that run."""
@@ -197,9 +201,13 @@ class Backend:
             part.release()
         return DenseWeights(tensor)
 
-    def vector(self, parts: Seq[Weight]) -> torch.Tensor:
-        """One-dimensional weights (norms, biases), one after the other, as float32 on the device."""
+    def vector(self, parts: Seq[Weight]) -> Vector:
+        """One-dimensional weights (norms, biases), one after the other, as float32, for this backend's operations."""
         return torch.cat([torch.from_numpy(part.dequantize()) for part in parts]).to(self.device)
+
+    def tensor(self, vector: Vector) -> torch.Tensor:
+        """A vector as a tensor on the device, for what isn't an operation of the backend."""
+        return torch.from_numpy(vector).to(self.device) if isinstance(vector, np.ndarray) else vector
 
     def kv_bytes(self, layer: LayerKV) -> int:
         """Bytes that one position of this layer takes in the pages."""
@@ -211,30 +219,7 @@ class Backend:
 
     def stage(self, batch: Batch, kv: KVCache, pages: tuple[Pages, ...]) -> StepInputs:
         """Lay the batch out as flat arrays on the device."""
-        spans, block = batch.spans, kv.shape.block_size
-        tables = [np.asarray(kv.table(span.seq), dtype=np.int64) for span in spans]
-        positions = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        span_starts = np.cumsum([0, *(span.length for span in spans)])
-        span_of_row = np.repeat(np.arange(len(spans)), [span.length for span in spans])
-        block_table = np.zeros((len(spans), max(len(table) for table in tables)), dtype=np.int64)
-        for row, table in zip(block_table, tables):
-            row[: len(table)] = table
-        slots = block_table[span_of_row, positions // block] * block + positions % block
-        outputs = [start + row for start, span in zip(span_starts.tolist(), spans) for row in span.output_rows]
-
-        def put(values: Any) -> torch.Tensor:
-            return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
-
-        return StepInputs(
-            token_ids=put([token for span in spans for token in span.token_ids]),
-            positions=put(positions),
-            slots=put(slots),
-            span_starts=torch.from_numpy(span_starts.astype(np.int64)),
-            lengths=torch.tensor([span.stop for span in spans], dtype=torch.int64),
-            block_table=put(block_table),
-            output_rows=put(outputs),
-            pages=pages,
-        )
+        return lay_out(batch, kv, pages).tensors(self.device)
 
     # -- fine operations
 
@@ -244,11 +229,11 @@ class Backend:
             return F.embedding(token_ids, table.tensor).float()
         return torch.cat([table.rows(token, token + 1) for token in token_ids.tolist()])
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def rms_norm(self, x: torch.Tensor, weight: Vector, eps: float) -> torch.Tensor:
         """Root-mean-square norm over the last dimension (Zhang, Sennrich, 2019, https://arxiv.org/abs/1910.07467)."""
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * self.tensor(weight)
 
-    def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weights: Prepared, bias: Vector | None = None) -> torch.Tensor:
         """``x @ weights.T + bias``: ``[n, in]`` → ``[n, out]``, float32."""
         if isinstance(weights, DenseWeights):
             y = F.linear(x.to(weights.tensor.dtype), weights.tensor).float()
@@ -256,7 +241,7 @@ class Backend:
             step = max(1, DEQUANTIZE_BYTES // (4 * weights.in_features))
             starts = range(0, weights.out_features, step)
             y = torch.cat([x @ weights.rows(row, min(row + step, weights.out_features)).T for row in starts], dim=1)
-        return y if bias is None else y + bias
+        return y if bias is None else y + self.tensor(bias)
 
     def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
         """Rotate the first ``spec.dim`` numbers of each head: ``[n, heads, dim]`` at positions ``[n]``."""
@@ -345,7 +330,11 @@ class Backend:
         return self.mlp_block(self.attention_block(x, layer, spec, inputs), layer, spec)
 
     def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
-        """Run the model: final hidden states of the output rows, ``[m, hidden]``."""
+        """Run the model: final hidden states of the output rows, ``[m, hidden]``.
+
+        They are tensors, but a backend whose `stage` makes NumPy arrays may return one where the model's stack has a
+        `head`: it then goes, in slabs, through its own `linear` to its own `sample` and nowhere else.
+        """
         with torch.inference_mode():
             return model.forward(inputs)
 
@@ -400,6 +389,19 @@ def _dequantized(weight: Weight) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(weight.dequantize(row, min(row + step, weight.shape[0])))
 
 
-def slabs(hidden: torch.Tensor, rows: int) -> Iterable[torch.Tensor]:
+def slabs(hidden: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
     """Split ``[n, hidden]`` into pieces of at most `rows` rows; none for n = 0."""
-    return hidden.split(rows) if len(hidden) else ()
+    for start in range(0, len(hidden), rows):
+        yield hidden[start : start + rows]
+
+
+def host_memory() -> tuple[int, int]:
+    """(free, total) bytes of the machine's memory, as far as this process's cgroup leaves them."""
+    machine = psutil.virtual_memory()
+    free, total = machine.available, machine.total
+    try:  # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return free, total
+    return max(0, min(free, limit - used)), min(total, limit)

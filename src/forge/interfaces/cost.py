@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence as Seq
 
-from attrs import define
+from attrs import define, frozen
 
 EXACT = 8
 """Up to so many rows each number has a bucket of its own; beyond, an octave has four: 10, 12, 14, 16, 20, …"""
@@ -23,8 +23,15 @@ RATE = 0.15
 OUTLIER = 2.0
 """An observation counts at most as so many times the mean: a neighbour that took the core isn't the model's cost."""
 
-MEMORY = 4096
-"""A bucket that no step has fallen into for so many steps is forgotten, for the machine may have changed."""
+REACH = 2.0
+"""Up to so many times the rows that are known well, more of them are worth a try."""
+
+PATIENCE, LONGEST_PATIENCE = 512, 4096
+"""A bucket that no step has fallen into for so many steps is tried again, for the machine may have changed; each time
+that it hasn't, the wait is twice as long. After the longest one it is forgotten."""
+
+CHANGED = 0.9
+"""What takes at most this part of the time it used to take has changed."""
 
 
 @define
@@ -33,6 +40,16 @@ class _Bucket:
     seconds: float
     count: int
     last: int
+    patience: int = PATIENCE
+
+
+@frozen
+class _Curve:
+    """Seconds by rows. known: keys and rows of the buckets that have been measured well and lately."""
+
+    rows: list[float]
+    seconds: list[float]
+    known: list[tuple[int, float]]
 
 
 class StepCost:
@@ -47,7 +64,7 @@ class StepCost:
     def __init__(self) -> None:
         self._buckets: dict[int, _Bucket] = {}
         self._steps = 0
-        self._curve: tuple[list[float], list[float]] | None = None
+        self._curve: _Curve | None = None
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of `rows` rows, scheduling and commit included, took `seconds`."""
@@ -55,11 +72,15 @@ class StepCost:
         if self._steps <= WARM_UP:
             return
         self._curve = None
-        key = _key(rows)
-        bucket = self._buckets.get(key)
-        if bucket is None or self._steps - bucket.last > MEMORY:
-            self._buckets[key] = _Bucket(rows, seconds, 1, self._steps)
+        bucket = self._buckets.get(_key(rows))
+        if bucket is None:
+            self._buckets[_key(rows)] = _Bucket(rows, seconds, 1, self._steps)
             return
+        if self._steps - bucket.last > bucket.patience:
+            if seconds < CHANGED * bucket.seconds:
+                bucket.count, bucket.patience = 0, PATIENCE
+            else:
+                bucket.patience = min(2 * bucket.patience, LONGEST_PATIENCE)
         if bucket.count < FEW:
             bucket.seconds = min(bucket.seconds, seconds)
         else:
@@ -70,7 +91,8 @@ class StepCost:
 
     def seconds(self, rows: int) -> float | None:
         """The time that a step of so many rows would take; None if nothing is known yet."""
-        xs, ys = self._curve or self._fit()
+        curve = self._curve or self._fit()
+        xs, ys = curve.rows, curve.seconds
         if not xs:
             return None
         at = bisect_left(xs, rows)
@@ -80,6 +102,28 @@ class StepCost:
             return ys[0]
         share = (rows - xs[at - 1]) / (xs[at] - xs[at - 1])
         return ys[at - 1] + share * (ys[at] - ys[at - 1])
+
+    def at_best(self, rows: int) -> float | None:
+        """The time that it might take as far as anybody can know: what hasn't been measured lately is worth a try.
+
+        Where only fewer rows are known, up to `REACH` times as many might take no longer than they do; where only more
+        are, fewer might take less in proportion. So whoever goes by this finds out, step by step, and is never misled
+        for long by what was measured in a bad moment.
+        """
+        seconds = self.seconds(rows)
+        if seconds is None:
+            return None
+        curve = self._curve or self._fit()
+        key, known = _key(rows), curve.known
+        at = bisect_left(known, (key, 0.0))
+        if at < len(known) and known[at][0] == key:
+            return seconds
+        if at == 0:
+            return seconds * min(1.0, rows / curve.rows[0]) if curve.rows else seconds
+        below, above = known[at - 1][1], known[at][1] if at < len(known) else math.inf
+        if rows > REACH * below or above <= REACH * below:
+            return seconds
+        return min(seconds, self.seconds(int(below)) or seconds)
 
     def rows_within(self, seconds: float, most: int) -> int:
         """The most rows, up to `most`, that a step of at most so many seconds takes; `most` if nothing is known."""
@@ -93,10 +137,16 @@ class StepCost:
                 high = middle - 1
         return low
 
-    def _fit(self) -> tuple[list[float], list[float]]:
-        """The buckets that are still believed, as increasing rows and never falling seconds."""
-        known = [b for _, b in sorted(self._buckets.items()) if self._steps - b.last <= MEMORY]
-        self._curve = [bucket.rows for bucket in known], _isotonic(known)
+    def _fit(self) -> _Curve:
+        """The buckets that aren't forgotten, as increasing rows and never falling seconds."""
+        buckets = sorted(self._buckets.items())
+        kept = [bucket for _, bucket in buckets if self._steps - bucket.last <= LONGEST_PATIENCE]
+        known = [
+            (key, bucket.rows)
+            for key, bucket in buckets
+            if bucket.count >= FEW and self._steps - bucket.last <= bucket.patience
+        ]
+        self._curve = _Curve([bucket.rows for bucket in kept], _isotonic(kept), known)
         return self._curve
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from forge.interfaces.deferred import Deferred
 from forge.interfaces.sampler import RowSampling, uniforms
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Deferred("torch")
 
 TOP_CANDIDATES = 1024
 """Top-p looks at so many most probable tokens before it sorts a whole row."""

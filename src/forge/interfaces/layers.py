@@ -12,9 +12,7 @@ import attrs
 from attrs import frozen
 
 if TYPE_CHECKING:
-    import torch
-
-    from forge.interfaces.backend import Prepared
+    from forge.interfaces.backend import Prepared, Vector
 
 
 @frozen
@@ -74,31 +72,35 @@ def serves(spec: Any, handled: Collection[str]) -> bool:
 
 @frozen
 class DecoderLayer:
-    """The weights of one pre-norm decoder layer. `index` finds its pages. Vectors are float32; None: absent."""
+    """The weights of one pre-norm decoder layer. `index` finds its pages. Vectors are as `Backend.vector` makes them;
+    None: absent.
+    """
 
     index: int
-    attention_norm: torch.Tensor
+    attention_norm: Vector
     qkv: Prepared
     output: Prepared
-    mlp_norm: torch.Tensor
+    mlp_norm: Vector
     gate_up: Prepared
     down: Prepared
-    qkv_bias: torch.Tensor | None = None
-    output_bias: torch.Tensor | None = None
-    gate_up_bias: torch.Tensor | None = None
-    down_bias: torch.Tensor | None = None
-    q_norm: torch.Tensor | None = None
-    k_norm: torch.Tensor | None = None
+    qkv_bias: Vector | None = None
+    output_bias: Vector | None = None
+    gate_up_bias: Vector | None = None
+    down_bias: Vector | None = None
+    q_norm: Vector | None = None
+    k_norm: Vector | None = None
 
 
 @frozen
 class DecoderStack:
     """A model that is an embedding, decoder layers and a final norm, one after the other, and nothing else: what a
-    backend needs to run it in one call. specs: one a layer.
+    backend needs to run it in one call. specs: one a layer. head: the output layer, if `Model.logits` is its product
+    with the hidden states and nothing else; None: it's more than that.
     """
 
     embedding: Prepared
     layers: tuple[DecoderLayer, ...]
     specs: tuple[LayerSpec, ...]
-    final_norm: torch.Tensor
+    final_norm: Vector
     norm_eps: float
+    head: Prepared | None = None

@@ -10,14 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from attrs import field, frozen
 
+from forge.interfaces.deferred import Deferred
+
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from forge.interfaces.scheduler import Batch, Sequence
+else:
+    np = Deferred("numpy")  # requests have `SamplingParams`, and the server starts the engine before it needs numpy
 
 MAX_TOP_LOGPROBS = 20
 """The most alternatives that a request may ask for, as in OpenAI's API."""
@@ -59,8 +63,9 @@ def uniforms(
     (position, choice, 0, 0) as counter; the upper 53 bits of the first two words.
     """
     counter = [position.astype(np.uint64), choice.astype(np.uint64), np.zeros(len(seed), np.uint64)]
-    words = philox4x32([*counter, counter[2]], [seed & _LOW, seed >> _HIGH])
-    bits: npt.NDArray[np.uint64] = (words[0] << _HIGH | words[1]) >> np.uint64(11)
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    words = philox4x32([*counter, counter[2]], [seed & low, seed >> high])
+    bits: npt.NDArray[np.uint64] = (words[0] << high | words[1]) >> np.uint64(11)
     return bits.astype(np.float64) * 2.0**-53
 
 
@@ -70,14 +75,12 @@ def philox4x32(
     """Ten rounds of Philox4x32 on arrays of 32-bit words kept in uint64: 4 counter words, 2 key words → 4 words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
     for _ in range(10):
         a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (b >> _HIGH) ^ c1 ^ k0, b & _LOW, (a >> _HIGH) ^ c3 ^ k1, a & _LOW
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & _LOW, (k1 + np.uint64(0xBB67AE85)) & _LOW
+        c0, c1, c2, c3 = (b >> high) ^ c1 ^ k0, b & low, (a >> high) ^ c3 ^ k1, a & low
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & low, (k1 + np.uint64(0xBB67AE85)) & low
     return [c0, c1, c2, c3]
-
-
-_HIGH, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @frozen

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
-from forge.interfaces.drafter import MAX_DRAFT
+from forge.interfaces.drafter import MAX_DRAFT, Draft
 
 if TYPE_CHECKING:
     from forge.interfaces.constraint import Matcher
@@ -81,10 +81,6 @@ class Sequence(Protocol):
         """Its grammar's state, if it is constrained."""
 
     @property
-    def acceptance(self) -> float:
-        """How likely the next token of a draft is right, if those before it were; from what became of drafts so far."""
-
-    @property
     def prompt_logprobs(self) -> bool:
         """Whether the log-probabilities of the prompt's own tokens are wanted, so that every row is scored."""
 
@@ -106,18 +102,32 @@ class Outputs(enum.Enum):
 class Span:
     """The tokens of one sequence that a step computes: positions ``start`` to ``start + length - 1``.
 
-    The last ``len(drafts)`` of them aren't in ``seq.tokens`` yet.
+    The last ``len(drafts)`` of them aren't in ``seq.tokens`` yet. What follows from these for the step is worked out
+    once, here, since all parts ask for it. stop: one past the last position. samples: whether the span reaches the end
+    of the sequence, so that its next token is drawn in this step. output_rows: the rows of this span, counted from its
+    own start, that need logits.
     """
 
     seq: Sequence
     start: int
     length: int
     drafts: tuple[int, ...] = ()
+    stop: int = field(init=False)
+    samples: bool = field(init=False)
+    output_rows: range = field(init=False)
 
-    @property
-    def stop(self) -> int:
-        """One past the last position."""
-        return self.start + self.length
+    def __attrs_post_init__(self) -> None:
+        stop = self.start + self.length
+        samples = stop - len(self.drafts) == len(self.seq.tokens)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "samples", samples)
+        if self.seq.prompt_logprobs and self.start < self.seq.prompt_len - 1:
+            rows = range(self.length)
+        elif samples:
+            rows = range(self.length - 1 - len(self.drafts), self.length)
+        else:
+            rows = range(0)
+        object.__setattr__(self, "output_rows", rows)
 
     @property
     def token_ids(self) -> list[int]:
@@ -125,29 +135,13 @@ class Span:
         return [*self.seq.tokens[self.start : self.stop - len(self.drafts)], *self.drafts]
 
     @property
-    def samples(self) -> bool:
-        """Whether the span reaches the end of the sequence, so that its next token is drawn in this step."""
-        return self.stop - len(self.drafts) == len(self.seq.tokens)
-
-    @property
     def outputs(self) -> Outputs:
-        """Which rows need logits."""
+        """Why `output_rows` are those."""
         if self.seq.prompt_logprobs and self.start < self.seq.prompt_len - 1:
             return Outputs.SCORE
         if not self.samples:
             return Outputs.NONE
         return Outputs.DRAFT if self.drafts else Outputs.LAST
-
-    @property
-    def output_rows(self) -> range:
-        """The rows of this span, counted from its own start, that need logits."""
-        match self.outputs:
-            case Outputs.NONE:
-                return range(0)
-            case Outputs.SCORE:
-                return range(self.length)
-            case Outputs.LAST | Outputs.DRAFT:
-                return range(self.length - 1 - len(self.drafts), self.length)
 
 
 @frozen
@@ -202,10 +196,11 @@ class Scheduler(ABC):
         """Forget a sequence at any moment and free its blocks. Unknown ids are fine: it may have finished just now."""
 
     @abstractmethod
-    def schedule(self, drafts: Mapping[int, Seq[int]]) -> Batch | None:
+    def schedule(self, drafts: Mapping[int, Draft]) -> Batch | None:
         """The next step's spans, with their blocks reserved; None when there is nothing to compute.
 
-        drafts: by sequence id; they are shed before anyone is preempted, and where they cost more than they bring.
+        drafts: by sequence id, none empty and each with its chances; they are shed before anyone is preempted, and
+        where they cost more than they bring.
         """
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
@@ -17,10 +17,11 @@ from attrs import evolve, field, frozen
 
 from forge.engine.request import Delta, Request
 from forge.errors import ConfigError, ForgeError
+from forge.server.conditions import Conditions
 
 Redaction = Literal["nothing", "answers", "prompts"]
 
-VERSION = 1
+VERSION = 2
 
 
 @frozen
@@ -37,7 +38,7 @@ class LoggedAnswer:
 class LoggedRequest:
     """One line of the log.
 
-    time: seconds since 1970. model: what the server called it. fingerprint: version and backend. request: as the
+    time: seconds since 1970. model: what the server called it. conditions: what its tokens depend on. request: as the
     engine got it; without prompt, stop strings and biases where prompts are redacted. complete: no answer was cut
     short, by the client or an error.
     """
@@ -45,13 +46,20 @@ class LoggedRequest:
     version: int
     time: float
     model: str
-    fingerprint: str
+    conditions: Conditions
     prompt_tokens: int
     request: Request
     answers: list[LoggedAnswer]
     complete: bool
     redacted: Redaction = "nothing"
     error: str | None = None
+
+
+@frozen
+class _Versioned:
+    """What lines of all versions have."""
+
+    version: int
 
 
 def digest(token_ids: list[int]) -> str:
@@ -67,11 +75,15 @@ class _Open:
 
 
 class RequestLog:
-    """An observer (`forge.engine.supervisor.Observer`) that writes. Errors: `ConfigError` if the file can't be."""
+    """An observer (`forge.engine.supervisor.Observer`) that writes.
 
-    def __init__(self, path: Path, redact: Redaction, model: str, fingerprint: str) -> None:
+    describe: called once, when the first request was taken. Errors: `ConfigError` if the file can't be written.
+    """
+
+    def __init__(self, path: Path, redact: Redaction, model: str, describe: Callable[[], Conditions]) -> None:
         self._redact: Redaction = redact
-        self._model, self._fingerprint = model, fingerprint
+        self._model, self._describe = model, describe
+        self._conditions: Conditions | None = None
         self._open: dict[str, _Open] = {}
         self._encode = msgspec.json.Encoder().encode
         try:
@@ -82,6 +94,8 @@ class RequestLog:
     def accepted(self, request: Request) -> None:
         """The engine has taken a request."""
         self._open[request.id] = _Open(time.time())
+        if self._conditions is None:
+            self._conditions = self._describe()
 
     def refused(self, request: Request, error: ForgeError) -> None:
         """A refused request has no tokens to check."""
@@ -97,7 +111,7 @@ class RequestLog:
     def over(self, request: Request, error: ForgeError | None) -> None:
         """Write the request's line."""
         entry = self._open.pop(request.id, None)
-        if entry is None:
+        if entry is None or self._conditions is None:
             return
         answers = [
             LoggedAnswer(len(ids), digest(ids), entry.ends.get(choice), ids if self._redact == "nothing" else None)
@@ -111,7 +125,7 @@ class RequestLog:
             version=VERSION,
             time=entry.begun,
             model=self._model,
-            fingerprint=self._fingerprint,
+            conditions=self._conditions,
             prompt_tokens=len(request.prompt),
             request=kept,
             answers=answers,
@@ -130,15 +144,16 @@ class RequestLog:
 def read_log(path: Path) -> Iterator[LoggedRequest]:
     """The lines of a log. Errors: `ConfigError` that names the line which isn't one."""
     decode = msgspec.json.Decoder(LoggedRequest).decode
+    version_of = msgspec.json.Decoder(_Versioned).decode
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    entry = decode(line)
+                    version = version_of(line).version
+                    if version != VERSION:
+                        raise ConfigError(f"{path}, line {number}: is of version {version}, not {VERSION}")
+                    yield decode(line)
                 except msgspec.DecodeError as error:
                     raise ConfigError(f"{path}, line {number}: is not a logged request: {error}") from error
-                if entry.version != VERSION:
-                    raise ConfigError(f"{path}, line {number}: is of version {entry.version}, not {VERSION}")
-                yield entry
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forge.engine.request import Delta
 from forge.errors import EngineUnavailable, ForgeError
@@ -36,34 +36,72 @@ async def deltas(
 
     Errors: what ended an answer, or `EngineUnavailable` once `cut` is set. Answers aren't aborted here.
     """
-    reading: dict[asyncio.Task[Any], int] = {}
-    cutting: asyncio.Task[Any] = asyncio.create_task(cut.wait())
+    bell = asyncio.Event()
+    bell.set()  # something may have come already
+    silent = _Silence(silence, bell)
+    cutting = asyncio.create_task(cut.wait())
+    cutting.add_done_callback(lambda _: bell.set())
+    for answer in answers:
+        answer.listen(bell.set)
+    reading = dict(enumerate(answers))
     try:
-        for prompt, answer in enumerate(answers):
-            reading[asyncio.create_task(_following(answer))] = prompt
         while reading:
-            done, _ = await asyncio.wait((cutting, *reading), timeout=silence, return_when=asyncio.FIRST_COMPLETED)
-            if cutting in done:
-                raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
-            if not done:
+            await bell.wait()
+            bell.clear()
+            if silent.due():
                 yield None
-            for task in done:
-                prompt = reading.pop(task)
-                delta: Delta | None = task.result()
-                if delta is None:
-                    continue
-                if delta.error is not None:
-                    raise delta.error.exception()
-                reading[asyncio.create_task(_following(answers[prompt]))] = prompt
-                yield prompt, delta
+            for prompt, answer in tuple(reading.items()):
+                while (delta := _taken(answer, cut)) is not None:
+                    silent.broken()
+                    yield prompt, delta
+                if answer.over:
+                    del reading[prompt]
     finally:
-        for task in (cutting, *reading):
-            task.cancel()
-        await asyncio.gather(cutting, *reading, return_exceptions=True)
+        silent.stop()
+        cutting.cancel()
+        await asyncio.gather(cutting, return_exceptions=True)
 
 
-async def _following(answer: Answer) -> Delta | None:
-    return await anext(answer, None)
+def _taken(answer: Answer, cut: asyncio.Event) -> Delta | None:
+    """The answer's next delta, if there is one. Errors: as `deltas`."""
+    if cut.is_set():
+        raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
+    delta = answer.take()
+    if delta is not None and delta.error is not None:
+        raise delta.error.exception()
+    return delta
+
+
+class _Silence:
+    """Rings a bell after so many seconds without news (None: never). One timer, moved when it goes off."""
+
+    def __init__(self, seconds: float | None, bell: asyncio.Event) -> None:
+        self._seconds, self._bell = seconds, bell
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._timer = None if seconds is None else self._loop.call_later(seconds, self._look)
+
+    def broken(self) -> None:
+        """There was news."""
+        self._since = self._loop.time()
+
+    def due(self) -> bool:
+        """Whether it has been silent for that long; the time begins anew."""
+        due = self._seconds is not None and self._loop.time() - self._since >= self._seconds
+        if due:
+            self._since = self._loop.time()
+        return due
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        assert self._seconds is not None
+        left = self._since + self._seconds - self._loop.time()
+        if left <= 0:
+            self._bell.set()
+        self._timer = self._loop.call_later(left if left > 0 else self._seconds, self._look)
 
 
 async def whole(

@@ -95,7 +95,7 @@ class BackendConformance(StackConformance, SamplingConformance):
             )
         )
         kv: Any = _Table(shape, tables)
-        return backend.stage(batch, kv, pages), layer
+        return backend.stage(batch, kv, pages).tensors(backend.device), layer
 
     def fill(self, pages: Pages, inputs: StepInputs, seed: int = 7) -> None:
         """Put random keys and values everywhere."""
@@ -129,7 +129,7 @@ class BackendConformance(StackConformance, SamplingConformance):
 
     def test_vectors_are_exact_and_in_order(self, backend: Backend) -> None:
         parts = [ArrayWeight("b", np.arange(n, dtype=np.float32)) for n in (3, 5)]
-        assert backend.vector(parts).cpu().tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+        assert backend.tensor(backend.vector(parts)).cpu().tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
 
     # -- fine operations
 

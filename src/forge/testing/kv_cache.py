@@ -45,7 +45,6 @@ class PlainSequence:
     sampling: SamplingParams = field(factory=SamplingParams, repr=False)
     banned: tuple[int, ...] = ()
     matcher: Matcher | None = None
-    acceptance: float = 0.8
     cache_miss: CacheMiss | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`forge run` as a process of its own, for tests: on a free port, with its log, ended with the block."""
+"""`forge run` as a process of its own, for tests: on a free port, with its log and plugins, ended with the block."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ def serve(folder: Path, model: Path, *flags: str, **environment: str) -> Iterato
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def install_plugin(folder: Path, name: str, source: str) -> dict[str, str]:
+    """Write a module and the metadata of its distribution; the environment in which a server finds it."""
+    info = folder / "plugins" / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info.parent / f"{name}.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[forge]\n{name} = {name}\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(info.parent), os.environ.get("PYTHONPATH"))))}
 
 
 def chat(**fields: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from forge.interfaces.layers import DecoderStack, LayerSpec
 from forge.interfaces.loader import Checkpoint
 from forge.interfaces.model import LayerKV, Model
 from forge.interfaces.scheduler import Batch, Span
+from forge.testing.sampling import rows
 from forge.testing.workbench import ATTENTION, HIDDEN, ROPE, SPEC, ArrayWeight, Workbench
 
 VOCABULARY = 96
@@ -94,7 +95,7 @@ class Run:
 
     def step(self, *spans: tuple[int, int, int]) -> torch.Tensor:
         """Compute spans (sequence, start, length): final hidden states of all rows."""
-        return self.backend.forward(self.model, self.stage(*spans))
+        return torch.as_tensor(self.backend.forward(self.model, self.stage(*spans)))
 
     def stage(self, *spans: tuple[int, int, int]) -> StepInputs:
         """The spans as the backend lays them out."""
@@ -110,12 +111,14 @@ class StackConformance(Workbench):
     def model(self, backend: Backend, *specs: LayerSpec) -> StackModel:
         """A random model with a layer of each spec."""
         norm = np.random.default_rng(9).standard_normal(HIDDEN, dtype=np.float32) * np.float32(0.1) + 1
+        embedding = backend.prepare([self.weights(VOCABULARY, HIDDEN, seed=99)], {"linear", "embedding"})
         stack = DecoderStack(
-            embedding=backend.prepare([self.weights(VOCABULARY, HIDDEN, seed=99)], {"linear", "embedding"}),
+            embedding=embedding,
             layers=tuple(self.layer(backend, spec, index) for index, spec in enumerate(specs)),
             specs=specs,
             final_norm=backend.vector([ArrayWeight("n", norm)]),
             norm_eps=specs[0].norm_eps,
+            head=embedding,
         )
         return StackModel(stack, backend)
 
@@ -165,6 +168,16 @@ class StackConformance(Workbench):
             (alone,) = model.logits(hidden[row : row + 1])
             self.same(backend, alone, together[row : row + 1])
 
+    def test_tokens_come_of_what_forward_returns_whatever_arrays_that_are(self, backend: Backend) -> None:
+        model, sequences = self.model(backend, SPEC), self.sequences(9, 23)
+        run = Run(backend, model, sequences)
+        hidden = backend.forward(model, run.stage((0, 0, 8), (1, 0, 20)))
+        (logits,) = model.logits(torch.as_tensor(hidden))
+        wanted = torch.as_tensor(logits).cpu().numpy().copy()
+        (slab,) = model.logits(hidden)
+        found = backend.sample(slab, rows(len(slab), temperature=np.zeros(len(slab), np.float32))).tokens
+        assert found.tolist() == wanted.argmax(-1).tolist()
+
 
 class _PlainRun(Run):
     """The same steps by the base class's own operations, on the plugin's weights and pages."""
@@ -172,4 +185,4 @@ class _PlainRun(Run):
     def step(self, *spans: tuple[int, int, int]) -> torch.Tensor:
         inputs = self.stage(*spans)
         with torch.inference_mode():
-            return self.model.forward(inputs)
+            return self.model.forward(inputs.tensors(self.backend.device))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from forge.interfaces.backend import Backend, Prepared
+from forge.interfaces.backend import Backend, Prepared, Vector
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, LayerSpec, RopeSpec
 from forge.interfaces.loader import Weight
 
@@ -80,7 +80,7 @@ class Workbench:
         a = spec.attention
         q, kv = a.heads * a.k_dim, a.kv_heads * a.k_dim
 
-        def vector(size: int, seed: int) -> torch.Tensor:
+        def vector(size: int, seed: int) -> Vector:
             values = np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
             return backend.vector([ArrayWeight("v", values * 0.1 + 1)])
 

@@ -65,8 +65,10 @@ class MetadataReader:
         """An array of strings, all of them valid Unicode."""
         values = self.array(name)
         for place, value in enumerate(values):
-            if not isinstance(value, str):
+            if type(value) is not str:
                 raise ModelFileError(f"{KEY}{name}[{place}] is {type(value).__name__}, not a string")
+            if value.isascii():  # nearly all of them, and known at once
+                continue
             try:
                 value.encode()
             except UnicodeEncodeError as error:
@@ -80,6 +82,9 @@ class MetadataReader:
         values = self.array(name)
         if len(values) != size:
             raise ModelFileError(f"{KEY}{name} has {len(values)} entries for {size} tokens")
+        stored = self.metadata[KEY + name]
+        if isinstance(stored, np.ndarray) and stored.dtype.kind in "iuf" and np.isfinite(stored).all():
+            return list(values)  # the loops below are for what isn't right
         for place, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise ModelFileError(f"{KEY}{name}[{place}] is {type(value).__name__}, not a number")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import PreTokenizer as LibraryPreTokenizer
 
 from forge.errors import ModelFileError, UnsupportedModel
 from forge.text.gguf_metadata import KEY, MetadataReader
-from forge.text.parts import BYTE_ALPHABET, TokenizerParts, byte_level_bytes, fallback_byte, library_errors
+from forge.text.parts import BYTE_ALPHABET, Engines, TokenizerParts, byte_level_bytes, fallback_byte, library_errors
 from forge.text.pretokenizers import pre_tokenizer
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,10 @@ def read_gguf(metadata: Mapping[str, Any]) -> TokenizerParts:
     for option in ("add_sep_token", "normalizer.lowercase", "normalizer.strip_accents", "remove_extra_whitespaces"):
         if reader.flag(option, default=False):
             raise UnsupportedModel(f"{KEY}{option} is not implemented")
-    with library_errors(lambda reason: ModelFileError(f"the tokenizer's metadata is inconsistent: {reason}")):
-        if kind == "gpt2":
-            return read_byte_level(reader)
-        if kind == "llama":
-            return read_sentencepiece(reader)
+    if kind == "gpt2":
+        return read_byte_level(reader)
+    if kind == "llama":
+        return read_sentencepiece(reader)
     raise UnsupportedModel(f"tokenizer model {kind!r} ({KEY}model) is not implemented; known are 'gpt2', 'llama'")
 
 
@@ -119,7 +118,7 @@ def read_entries(reader: MetadataReader, *, sentencepiece: bool) -> Entries:
         raise ModelFileError(f"{KEY}tokens is empty")
     first: dict[str, int] = {}
     for token, text in enumerate(texts):
-        if text and first.setdefault(text, token) != token:
+        if first.setdefault(text, token) != token and text:
             raise ModelFileError(f"{KEY}tokens has {text!r} twice, as {first[text]} and {token}")
     types = read_types(reader, texts)
     untyped = KEY + "token_type" not in reader.metadata
@@ -143,10 +142,11 @@ def read_entries(reader: MetadataReader, *, sentencepiece: bool) -> Entries:
 def read_types(reader: MetadataReader, texts: Sequence[str]) -> tuple[TokenType, ...]:
     """Each token's type: normal, if the file has none."""
     numbers = reader.numbers("token_type", len(texts), default=TokenType.NORMAL)
+    kinds = {int(kind): kind for kind in TokenType}
     try:
-        types = tuple(TokenType(int(number)) for number in numbers)
-    except ValueError as error:
-        raise ModelFileError(f"{KEY}token_type: {error}") from error
+        types = tuple([kinds[int(number)] for number in numbers])
+    except KeyError as error:
+        raise ModelFileError(f"{KEY}token_type: {error} is not a valid TokenType") from error
     for token, (text, kind) in enumerate(zip(texts, types)):
         if kind is TokenType.BYTE and fallback_byte(text) is None:
             raise ModelFileError(f"{KEY}tokens[{token}] is a byte token, but its text is {text!r}")
@@ -166,18 +166,14 @@ def read_byte_level(reader: MetadataReader) -> TokenizerParts:
         # As in llama.cpp and Hugging Face's library: SmolLM2's own vocabulary lacks some control characters.
         spelt = " ".join(f"{byte:02X}" for byte in missing)
         log.info("the vocabulary has no token for these bytes, which are left out of prompts: %s", spelt)
-    vocabulary = entries.vocabulary()
-    merges = read_merges(reader, entries, vocabulary)
-    engine = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut.ignore_merges))
-    return assemble(
-        reader,
-        entries,
-        engine,
-        normalizer=cut.build_normalizer(),
-        cutter=cut.build(),
-        token_bytes=[byte_level_bytes(text) for text in entries.texts],
-        add_bos=cut.add_bos,
-    )
+
+    def engines() -> Engines:
+        vocabulary = entries.vocabulary()
+        merges = read_merges(reader, entries, vocabulary)
+        plain = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut.ignore_merges))
+        return pair(reader, entries, plain, cut.build_normalizer(), cut.build(), add_bos=cut.add_bos)
+
+    return assemble(entries, engines, [byte_level_bytes(text) for text in entries.texts])
 
 
 def read_merges(reader: MetadataReader, entries: Entries, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -185,13 +181,14 @@ def read_merges(reader: MetadataReader, entries: Entries, vocabulary: Mapping[st
     special = {entries.texts[token] for token in entries.special}
     merges = []
     for place, merge in enumerate(reader.texts("merges")):
-        left, space, right = merge.partition(" ")
-        if not (left and space and right) or " " in right:
+        left, _, right = merge.partition(" ")
+        if not left or not right or " " in right:
             raise ModelFileError(f"{KEY}merges[{place}] is {merge!r}, not two tokens with a space between")
-        if not special.isdisjoint((left, right, left + right)):
+        whole = left + right
+        if left in special or right in special or whole in special:
             continue
-        unknown = next((part for part in (left, right, left + right) if part not in vocabulary), None)
-        if unknown is not None:
+        if left not in vocabulary or right not in vocabulary or whole not in vocabulary:
+            unknown = next(part for part in (left, right, whole) if part not in vocabulary)
             raise ModelFileError(f"{KEY}merges[{place}] ({merge!r}) needs {unknown!r}, which isn't a token")
         merges.append((left, right))
     return merges
@@ -205,25 +202,22 @@ def read_sentencepiece(reader: MetadataReader) -> TokenizerParts:
     if reader.array("precompiled_charsmap", default=()):
         raise UnsupportedModel(f"{KEY}precompiled_charsmap (normalisation of text) is not implemented for 'llama'")
     entries = read_entries(reader, sentencepiece=True)
-    merges = merges_by_score(entries, reader.numbers("scores", len(entries.texts)))
+    scores = reader.numbers("scores", len(entries.texts))
     byte_values = {fallback_byte(text) for text, kind in zip(entries.texts, entries.types) if kind is TokenType.BYTE}
     byte_fallback = byte_values >= UTF8_BYTES
     if entries.unknown is None and not byte_fallback:
         raise ModelFileError("the vocabulary has neither a token for every byte nor one for unknown characters")
     unknown = None if entries.unknown is None else entries.key(entries.unknown)
-    model = models.BPE(entries.vocabulary(), merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
     lead = reader.flag("add_space_prefix", default=True)
-    spell = normalizers.Replace(" ", "▁")
-    return assemble(
-        reader,
-        entries,
-        tokenizers.Tokenizer(model),
-        normalizer=normalizers.Sequence([normalizers.Prepend("▁"), spell]) if lead else spell,
-        cutter=None,
-        token_bytes=[text.replace("▁", " ").encode() for text in entries.texts],
-        add_bos=True,
-        lead=int(lead),
-    )
+
+    def engines() -> Engines:
+        merges = merges_by_score(entries, scores)
+        model = models.BPE(entries.vocabulary(), merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
+        spell = normalizers.Replace(" ", "▁")
+        normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spell]) if lead else spell
+        return pair(reader, entries, tokenizers.Tokenizer(model), normalizer, None, add_bos=True)
+
+    return assemble(entries, engines, [text.replace("▁", " ").encode() for text in entries.texts], lead=int(lead))
 
 
 def merges_by_score(entries: Entries, scores: Sequence[float]) -> list[tuple[str, str]]:
@@ -248,17 +242,15 @@ def merges_by_score(entries: Entries, scores: Sequence[float]) -> list[tuple[str
     return [(entries.texts[token][:cut], entries.texts[token][cut:]) for _, token, cut in ranked]
 
 
-def assemble(
+def pair(
     reader: MetadataReader,
     entries: Entries,
     plain: tokenizers.Tokenizer,
-    *,
     normalizer: normalizers.Normalizer | None,
     cutter: LibraryPreTokenizer | None,
-    token_bytes: Sequence[bytes],
+    *,
     add_bos: bool,
-    lead: int = 0,
-) -> TokenizerParts:
+) -> Engines:
     """Make the second engine, on the same model, and give both what they need around it."""
     parsing = tokenizers.Tokenizer(plain.model)
     around = frame(reader, entries, add_bos)
@@ -277,16 +269,26 @@ def assemble(
         if alias is None:
             raise ModelFileError(f"special token {token} ({entries.texts[token]!r}) can't be told from other text")
         aliases[alias] = token
+    return Engines(parsing, plain, aliases)
+
+
+def assemble(
+    entries: Entries, engines: Callable[[], Engines], token_bytes: Sequence[bytes], lead: int = 0
+) -> TokenizerParts:
+    """The tables, and what makes the engines, whose errors become ours."""
+
+    def guarded() -> Engines:
+        with library_errors(lambda reason: ModelFileError(f"the tokenizer's metadata is inconsistent: {reason}")):
+            return engines()
+
     return TokenizerParts(
-        parsing=parsing,
-        plain=plain,
+        engines=guarded,
         texts=entries.texts,
-        token_bytes=tuple(final_bytes(entries, token, data) for token, data in enumerate(token_bytes)),
+        token_bytes=tuple([final_bytes(entries, token, data) for token, data in enumerate(token_bytes)]),
         special_ids=entries.special,
         bos_id=entries.bos,
         eos_ids=entries.eos,
         unknown_id=entries.unknown,
-        aliases=aliases,
         lead=lead,
     )
 
@@ -295,13 +297,10 @@ def final_bytes(entries: Entries, token: int, spelt: bytes) -> bytes:
     """What an id stands for. spelt: its bytes if it's a normal token."""
     if token in entries.special:
         return b""
-    match entries.types[token]:
-        case TokenType.BYTE:
-            return bytes([fallback_byte(entries.texts[token]) or 0])
-        case TokenType.USER_DEFINED:
-            return entries.texts[token].encode()
-        case _:
-            return spelt
+    kind = entries.types[token]
+    if kind is TokenType.BYTE:
+        return bytes([fallback_byte(entries.texts[token]) or 0])
+    return entries.texts[token].encode() if kind is TokenType.USER_DEFINED else spelt
 
 
 def frame(reader: MetadataReader, entries: Entries, add_bos: bool) -> processors.TemplateProcessing:

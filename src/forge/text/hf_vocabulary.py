@@ -15,7 +15,7 @@ import tokenizers
 from attrs import frozen
 
 from forge.errors import ModelFileError, UnsupportedModel
-from forge.text.parts import TokenizerParts, byte_level_bytes, fallback_byte, library_errors
+from forge.text.parts import Engines, TokenizerParts, byte_level_bytes, fallback_byte, library_errors
 
 MAX_FILE_BYTES = 256 << 20
 """tokenizer.json is read as a whole; published ones have up to 40 MB."""
@@ -75,9 +75,9 @@ def read_huggingface(path: Path | None, config: Mapping[str, Any]) -> TokenizerP
     special = {token for token, entry in added.items() if entry.get("special") is True}
     special.update(token for token in (bos, eos) if token is not None)
     special.update(token for token, text in enumerate(texts) if text is None)
+    engines = Engines(parsing, plain)
     return TokenizerParts(
-        parsing=parsing,
-        plain=plain,
+        engines=lambda: engines,
         texts=tuple(text or "" for text in texts),
         token_bytes=tuple(
             b"" if text is None or token in special else text.encode() if token in added else spelling.bytes_of(text)

@@ -15,24 +15,34 @@ from forge.errors import ForgeError
 
 
 @frozen
-class TokenizerParts:
-    """Two engines that differ in whether special tokens' text is recognised, and a table of what each id stands for.
+class Engines:
+    """The library's tokenizers: two, that differ in whether special tokens' text is recognised.
 
-    parsing and plain may share one model; neither is changed once it's here, so that threads can use both at once.
-    texts, token_bytes: one entry an id; b"" for special ids. unknown_id: what stands for characters that the vocabulary
-    lacks. aliases: ids that the engines use in place of ours. lead: how many spaces at the start of a decoded text were
-    put there by encoding.
+    They may share one model; neither is changed once it's here, so that threads can use both at once. aliases: ids that
+    they use in place of ours.
     """
 
     parsing: tokenizers.Tokenizer
     plain: tokenizers.Tokenizer
+    aliases: Mapping[int, int] = field(factory=dict)
+
+
+@frozen
+class TokenizerParts:
+    """A table of what each id stands for, and what makes the engines that encode.
+
+    engines: may raise what reading the file may. texts, token_bytes: one entry an id; b"" for special ids. unknown_id:
+    what stands for characters that the vocabulary lacks. lead: how many spaces at the start of a decoded text were put
+    there by encoding.
+    """
+
+    engines: Callable[[], Engines]
     texts: tuple[str, ...]
     token_bytes: tuple[bytes, ...]
     special_ids: frozenset[int]
     bos_id: int | None
     eos_ids: tuple[int, ...]
     unknown_id: int | None = None
-    aliases: Mapping[int, int] = field(factory=dict)
     lead: int = 0
 
 
@@ -64,12 +74,16 @@ def _byte_alphabet() -> dict[str, int]:
 BYTE_ALPHABET: Mapping[str, int] = _byte_alphabet()
 """The byte that each character of a byte-level vocabulary stands for."""
 
+_NO_BYTE = 0xFFFF
+_TO_LATIN = dict.fromkeys(range(256), _NO_BYTE) | {ord(letter): byte for letter, byte in BYTE_ALPHABET.items()}
+"""The alphabet as the characters that Latin-1 writes as those bytes; others below U+0100 as one that it can't write."""
+
 
 def byte_level_bytes(text: str) -> bytes:
     """The bytes of a byte-level token. One with a character outside the alphabet stands for its own text."""
     try:
-        return bytes(BYTE_ALPHABET[character] for character in text)
-    except KeyError:
+        return text.translate(_TO_LATIN).encode("latin-1")
+    except UnicodeEncodeError:
         return text.encode()
 
 

@@ -5,13 +5,14 @@ The engine underneath is the `tokenizers` library. Knows nothing of models, requ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from forge.errors import InvalidRequest
 from forge.text.gguf_vocabulary import read_gguf
 from forge.text.hf_vocabulary import read_huggingface
-from forge.text.parts import TokenizerParts, library_errors
+from forge.text.parts import Engines, TokenizerParts, library_errors
 
 if TYPE_CHECKING:
     from forge.interfaces.loader import TokenizerSource
@@ -32,7 +33,11 @@ class Tokenizer:
     token_bytes: tuple[bytes, ...]
 
     def __init__(self, parts: TokenizerParts) -> None:
-        self._parts = parts
+        self._texts = parts.texts
+        self._lead = parts.lead
+        self._make_engines: Callable[[], Engines] | None = parts.engines
+        self._made: Engines | None = None
+        self._making = Lock()
         self.vocab_size = len(parts.token_bytes)
         self.bos_token_id = parts.bos_id
         self.eos_token_ids = parts.eos_ids
@@ -40,6 +45,18 @@ class Tokenizer:
         self.token_bytes = parts.token_bytes
         # The unknown token stands in for characters that the vocabulary lacks, so it may come from plain text.
         self._forbidden = parts.special_ids - {parts.unknown_id}
+
+    def prepare(self) -> None:
+        """Make now what encoding needs. Errors: as `build_tokenizer`."""
+        self._engines()
+
+    def _engines(self) -> Engines:
+        with self._making:
+            if self._made is None:
+                assert self._make_engines is not None
+                self._made = self._make_engines()
+                self._make_engines = None  # it holds what the file says, some ten megabytes
+            return self._made
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """The ids of a text, in time linear in its length but for a logarithm.
@@ -53,7 +70,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             message = f"the text isn't valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at {error.start}"
             raise InvalidRequest(message) from error
-        engine = self._parts.parsing if parse_special else self._parts.plain
+        engines = self._engines()
+        engine = engines.parsing if parse_special else engines.plain
         with library_errors(lambda reason: InvalidRequest(f"the text can't be tokenized: {reason}")):
             # Batches of one: unlike `encode`, this lets other Python threads run meanwhile.
             [encoding] = engine.encode_batch_fast([text], add_special_tokens=False)
@@ -61,7 +79,7 @@ class Tokenizer:
                 self._check_plain(encoding.ids)
             if add_special:
                 encoding = engine.post_process(encoding, None, True)
-        aliases = self._parts.aliases
+        aliases = engines.aliases
         return [aliases.get(token, token) for token in encoding.ids] if aliases else list(encoding.ids)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -81,7 +99,7 @@ class Tokenizer:
         else:
             data = b"".join(self.token_raw(token) for token in ids)
         text = data.decode(errors="replace")
-        lead = self._parts.lead
+        lead = self._lead
         return text[len(text[:lead]) - len(text[:lead].lstrip(" ")) :] if lead else text
 
     def token_text(self, token: int) -> str:
@@ -95,21 +113,25 @@ class Tokenizer:
         """The bytes of one token, for special ones those of their text; empty for ids beyond the vocabulary."""
         if not 0 <= token < self.vocab_size:
             return b""
-        return self._parts.texts[token].encode() if token in self.special_ids else self.token_bytes[token]
+        return self._texts[token].encode() if token in self.special_ids else self.token_bytes[token]
 
     def _check_plain(self, ids: Sequence[int]) -> None:
         """No plain text may become a control token. Only a vocabulary whose own merges spell one can get here."""
         if not self._forbidden.isdisjoint(ids):
             token = next(token for token in ids if token in self._forbidden)
-            text = self._parts.texts[token]
+            text = self._texts[token]
             raise InvalidRequest(f"this tokenizer can't encode {text!r} as plain text, only as a special token")
 
 
-def build_tokenizer(source: TokenizerSource) -> Tokenizer:
+def build_tokenizer(source: TokenizerSource, *, prepared: bool = True) -> Tokenizer:
     """Make the tokenizer that a checkpoint describes.
 
-    Errors: `ModelFileError` for damage, `UnsupportedModel` for a kind, pre-tokenizer or option that isn't implemented.
+    prepared: ready to encode; False: what only encoding needs, a third of the time and most of the memory, is made when
+    a text is first encoded. Errors: `ModelFileError` for damage, `UnsupportedModel` for a kind, pre-tokenizer or option
+    that isn't implemented.
     """
-    if source.format == "gguf":
-        return Tokenizer(read_gguf(source.metadata))
-    return Tokenizer(read_huggingface(source.path, source.metadata))
+    gguf = source.format == "gguf"
+    tokenizer = Tokenizer(read_gguf(source.metadata) if gguf else read_huggingface(source.path, source.metadata))
+    if prepared:
+        tokenizer.prepare()
+    return tokenizer

@@ -17,7 +17,8 @@ from forge.errors import ForgeError, InvalidRequest
 from forge.interfaces.loader import GenerationDefaults
 from forge.interfaces.sampler import TokenLogprobs
 from forge.server.app import create_app
-from forge.server.run import listen, run
+from forge.server.listening import listen
+from forge.server.run import run
 from forge.server.service import Service, TextParts
 
 BOS, EOS = 256, 257
@@ -75,21 +76,40 @@ class FakeAnswer:
         self.taken = 0
         self.over = False
         self._deltas = script(request)
+        self._ready: list[Delta] = []
+        self._error: Exception | None = None
+        self._wanted = asyncio.Event()
+        self._playing: asyncio.Task[None] | None = None
 
-    def __aiter__(self) -> FakeAnswer:
-        return self
+    def listen(self, ring: Callable[[], None]) -> None:
+        self._playing = asyncio.create_task(self._play(ring))
 
-    async def __anext__(self) -> Delta:
+    async def _play(self, ring: Callable[[], None]) -> None:
+        """Go on with the script when its last delta has been taken."""
         try:
-            delta = await anext(self._deltas)
-        except StopAsyncIteration:
+            async for delta in self._deltas:
+                self._ready.append(delta)
+                self._wanted.clear()
+                ring()
+                await self._wanted.wait()
             self.over = True
-            raise
-        self.taken += 1
-        return delta
+        except Exception as error:
+            self._error = error
+        ring()
+
+    def take(self) -> Delta | None:
+        if self._ready:
+            self.taken += 1
+            self._wanted.set()
+            return self._ready.pop()
+        if self._error is not None:
+            raise self._error
+        return None
 
     def abort(self) -> None:
         self.aborted.set()
+        if self._playing is not None:
+            self._playing.cancel()
 
 
 class FakeClient:

@@ -140,7 +140,7 @@ async def test_an_unexpected_exception_is_a_500_that_leaks_nothing(http: Any, ca
 def test_the_server_process_doesnt_import_torch() -> None:
     code = (
         "import sys, forge.server.app, forge.server.run, forge.engine.supervisor, forge.text.template, forge.plugins;"
-        "from forge.assemble import open_checkpoint;"
+        "from forge.components import open_checkpoint;"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -18,7 +18,8 @@ from forge.server import app as app_module
 from forge.server import errors as errors_module
 from forge.server import run as run_module
 from forge.server.app import create_app
-from forge.server.run import hypercorn_settings, listen
+from forge.server.listening import listen
+from forge.server.run import hypercorn_settings
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -171,9 +172,8 @@ async def test_a_client_that_leaves_before_the_engine_has_accepted_leaves_nothin
 
 
 async def test_after_many_streams_with_random_aborts_nothing_is_left(
-    server: Any, client: Any, tell: Any, service: Any, monkeypatch: pytest.MonkeyPatch
+    server: Any, client: Any, tell: Any, service: Any
 ) -> None:
-    monkeypatch.setattr(run_module, "KEEP_ALIVE_SECONDS", 1)
     chance = random.Random(7)
     client.script = tell(*["word "] * 20, pause=0.002)
     running = await server()

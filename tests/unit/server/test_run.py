@@ -16,7 +16,9 @@ import pytest
 from forge.config import Config, ModelTable
 from forge.errors import ConfigError, UnsupportedModel
 from forge.server.app import create_app
-from forge.server.run import listen, model_names, run
+from forge.server.launch import model_names
+from forge.server.listening import listen
+from forge.server.run import run
 
 SERVE = """
 import asyncio, sys
@@ -25,7 +27,7 @@ from types import SimpleNamespace
 from forge.config import Config, ConstraintTable, ServerTable
 from forge.engine.request import Delta, Usage
 from forge.interfaces.loader import GenerationDefaults
-from forge.server import run
+from forge.server import launch, run
 from forge.server.service import TextParts
 
 class Client:
@@ -39,13 +41,19 @@ class Client:
 
 class Answer:
     def __init__(self, request):
-        self.request, self.left = request, 20
-    def __aiter__(self): return self
-    async def __anext__(self):
-        await asyncio.sleep(0.1)
+        self.request, self.left, self.ready, self.over = request, 20, False, False
+    def listen(self, ring):
+        def tick():
+            self.ready = True
+            ring()
+            if self.left > 1: asyncio.get_running_loop().call_later(0.1, tick)
+        asyncio.get_running_loop().call_later(0.1, tick)
+    def take(self):
+        if not self.ready: return None
+        self.ready = False
         self.left -= 1
-        if self.left < 0: raise StopAsyncIteration
-        last = {"finish_reason": "stop", "usage": Usage(1, 20, 0)} if not self.left else {}
+        self.over = not self.left
+        last = {"finish_reason": "stop", "usage": Usage(1, 20, 0)} if self.over else {}
         return Delta(self.request.id, 0, "word ", [1], **last)
     def abort(self): pass
 
@@ -55,11 +63,11 @@ class Text:
     def token_raw(self, token): return bytes([token])
     def render(self, messages): return messages[0]["content"]
 
-run.EngineClient = Client
+launch.EngineClient = Client
 run._read_text = lambda registry, path: TextParts.of(Text(), Text(), GenerationDefaults())
 registry = SimpleNamespace(notify=lambda hook, app, client: print(hook, type(client).__name__, flush=True))
 config = Config(server=ServerTable(port=int(sys.argv[1]), drain_timeout=30.0), constraint=ConstraintTable("none"))
-asyncio.run(run.serve(config, registry, Path("/models/tiny.gguf")))
+asyncio.run(launch.serve(config, registry, Path("/models/tiny.gguf")))
 print("ended", flush=True)
 """
 """A whole server process around an engine that says 20 words in two seconds."""

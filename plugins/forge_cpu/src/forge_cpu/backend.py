@@ -1,33 +1,41 @@
 """The CPU backend: native kernels on packed weights, whole models in one call where they're plain decoder stacks.
 
 Results are the same to the bit whatever else is in a batch, however prompts are chunked and whatever the number of
-threads: see the kernels' headers for how.
+threads: see the kernels' headers for how. The kernels take NumPy arrays and tensors alike, and operations return what
+they are given; where whole models are computed in one call torch isn't even imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
-import torch
 
 from forge.errors import ConfigError
-from forge.interfaces.backend import Backend, Pages, Prepared, StepInputs, Use
+from forge.interfaces.backend import Backend, Pages, Prepared, StepInputs, Use, Vector, host_memory
 from forge.interfaces.layers import AttentionSpec, DecoderStack, RopeSpec, serves
 from forge.interfaces.loader import Weight
 from forge.interfaces.model import LayerKV, Model
 from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled
+from forge.interfaces.step import lay_out
 from forge_cpu import CpuOptions
-from forge_cpu.fallback import FallbackBackend
+from forge_cpu.arrays import contiguous, empty_like
 from forge_cpu.machine import usable_cores
 from forge_cpu.native import extension
 from forge_cpu.pages import NativePages
 from forge_cpu.weights import PackedWeights, pack
+
+if TYPE_CHECKING:
+    import torch
+
+    from forge.interfaces.kv_cache import KVCache
+    from forge.interfaces.scheduler import Batch
 
 ATTENTION = frozenset({"heads", "kv_heads", "k_dim", "v_dim", "scale", "window"})
 """The fields of `AttentionSpec` that the kernels know."""
@@ -44,6 +52,8 @@ def make_backend(device_index: int = 0, threads: int | None = None, options: Cpu
     """The native backend, or the plain one where the kernels weren't built. Errors: `ConfigError`."""
     native = extension()
     if native is None:
+        from forge_cpu.fallback import FallbackBackend
+
         return FallbackBackend(device_index, threads, options)
     return CpuBackend(native, device_index, threads, options)
 
@@ -56,8 +66,8 @@ class CpuBackend(Backend):
     def __init__(
         self, native: ModuleType, device_index: int = 0, threads: int | None = None, options: CpuOptions | None = None
     ) -> None:
-        super().__init__(device_index, 1, DenseOptions())  # torch's own threads would only stand in the way
-        options = options or CpuOptions()
+        super().__init__(device_index, 1, DenseOptions())  # torch's own threads would only disturb
+        self.options = options = options or CpuOptions()
         sets = native.isas()
         isa = sets[0] if options.isa == "auto" else options.isa
         if isa not in sets:
@@ -70,8 +80,14 @@ class CpuBackend(Backend):
 
     # -- weights and pages
 
+    def memory(self) -> tuple[int, int]:
+        return host_memory()
+
     def prepare(self, parts: Sequence[Weight], uses: Collection[Use]) -> Prepared:
         return pack(self._native, self._pool, parts)
+
+    def vector(self, parts: Sequence[Weight]) -> Vector:
+        return np.concatenate([part.dequantize() for part in parts])
 
     def kv_bytes(self, layer: LayerKV) -> int:
         group = 16
@@ -82,38 +98,41 @@ class CpuBackend(Backend):
         pages = self._native.Pages(num_blocks, block_size, layer.kv_heads, layer.k_dim, layer.v_dim, self._kv_format)
         return NativePages(self._pool, pages)
 
+    def stage(self, batch: Batch, kv: KVCache, pages: tuple[Pages, ...]) -> StepInputs:
+        return lay_out(batch, kv, pages)
+
     # -- operations
 
-    def linear(self, x: torch.Tensor, weights: Prepared, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weights: Prepared, bias: Vector | None = None) -> torch.Tensor:
         if not isinstance(weights, PackedWeights):
             return super().linear(x, weights, bias)
-        out = torch.empty(len(x), weights.out_features)
-        self._native.linear(self._pool, x.contiguous(), weights.matrix, bias, out)
+        out = empty_like(x, len(x), weights.out_features)
+        self._native.linear(self._pool, contiguous(x), weights.matrix, bias, out)
         return out
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        out = torch.empty_like(rows)
+    def rms_norm(self, x: torch.Tensor, weight: Vector, eps: float) -> torch.Tensor:
+        rows = contiguous(x.reshape(-1, x.shape[-1]))
+        out = empty_like(x, *rows.shape)
         self._native.rms_norm(self._pool, rows, weight, eps, out)
-        return out.view(x.shape)
+        return out.reshape(x.shape)
 
     def rope(self, x: torch.Tensor, positions: torch.Tensor, spec: RopeSpec) -> torch.Tensor:
-        out = torch.empty(x.shape)
+        out = empty_like(x, *x.shape)
         frequencies = np.array(spec.inverse_frequencies, dtype=np.float64)
-        self._native.rope(self._pool, x.contiguous(), positions, frequencies, spec.interleaved, spec.magnitude, out)
+        self._native.rope(self._pool, contiguous(x), positions, frequencies, spec.interleaved, spec.magnitude, out)
         return out
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        out = torch.empty(len(gate_up), gate_up.shape[1] // 2)
-        self._native.silu_mul(self._pool, gate_up.contiguous(), out)
+        out = empty_like(gate_up, len(gate_up), gate_up.shape[1] // 2)
+        self._native.silu_mul(self._pool, contiguous(gate_up), out)
         return out
 
     def attention(self, q: torch.Tensor, pages: Pages, inputs: StepInputs, spec: AttentionSpec) -> torch.Tensor:
         if not isinstance(pages, NativePages) or not serves(spec, ATTENTION):
             return super().attention(q, pages, inputs, spec)
-        out = torch.empty(len(q), spec.heads, spec.v_dim)
+        out = empty_like(q, len(q), spec.heads, spec.v_dim)
         self._native.attention(
-            self._pool, q.contiguous(), pages.pages, inputs.span_starts, inputs.lengths, inputs.block_table,
+            self._pool, contiguous(q), pages.pages, inputs.span_starts, inputs.lengths, inputs.block_table,
             spec.scale, spec.window or 0, out,
         )  # fmt: skip
         return out
@@ -122,10 +141,12 @@ class CpuBackend(Backend):
         native_model = self._model(model)
         pages = [page.pages for page in inputs.pages if isinstance(page, NativePages)]
         if native_model is None or len(pages) != len(inputs.pages):
-            return super().forward(model, inputs)
+            return super().forward(model, inputs.tensors(self.device))
         stack = model.stack()
         assert stack is not None
-        out = torch.empty(len(inputs.output_rows), stack.embedding.in_features)
+        if stack.head is None:  # what follows isn't ours alone: it gets the tensors that it expects
+            inputs = inputs.tensors(self.device)
+        out = empty_like(inputs.token_ids, len(inputs.output_rows), stack.embedding.in_features)
         native_model.forward(
             self._pool, pages, inputs.token_ids, inputs.positions, inputs.slots, inputs.span_starts, inputs.lengths,
             inputs.block_table, inputs.output_rows, out,
@@ -133,12 +154,10 @@ class CpuBackend(Backend):
         return out
 
     def sample(self, logits: torch.Tensor, rows: RowSampling) -> Sampled:
+        logits = contiguous(logits)
         if rows.logprobs is not None:
-            logits = logits.clone()
-        sampled = Sampled(*self._native.sample(self._pool, logits.contiguous(), *_columns(rows)))
-        if (sampled.tokens < 0).any():
-            raise ValueError("the logits of a row are not finite, or no token is allowed")
-        return sampled
+            logits = logits.copy() if isinstance(logits, np.ndarray) else logits.clone()
+        return Sampled(*self._native.sample(self._pool, logits, *_COLUMNS(rows)))
 
     # -- whole models
 
@@ -168,9 +187,8 @@ class CpuBackend(Backend):
         return native_model
 
 
-def _columns(rows: RowSampling) -> tuple[Any, ...]:
-    """The arrays in the order of the fields, which is also that of the native call."""
-    return tuple(getattr(rows, field.name) for field in attrs.fields(RowSampling))
+_COLUMNS = attrgetter(*(field.name for field in attrs.fields(RowSampling)))
+"""A slab's arrays in the order of the fields, which is also that of the native call."""
 
 
 def _serves_stack(stack: DecoderStack) -> bool:

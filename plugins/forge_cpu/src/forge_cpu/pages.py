@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from forge.interfaces.backend import Pages
+from forge_cpu.arrays import contiguous, empty_like
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NativePages(Pages):
@@ -17,11 +19,11 @@ class NativePages(Pages):
         self.num_blocks, self.block_size, self.nbytes = pages.num_blocks, pages.block_size, pages.nbytes
 
     def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        self.pages.write(self.pool, slots, k.contiguous(), v.contiguous())
+        self.pages.write(self.pool, slots, contiguous(k), contiguous(v))
 
     def read(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = len(blocks) * self.block_size
-        k = torch.empty(rows, self.pages.kv_heads, self.pages.k_dim)
-        v = torch.empty(rows, self.pages.kv_heads, self.pages.v_dim)
-        self.pages.read(blocks.contiguous(), k, v)
+        k = empty_like(blocks, rows, self.pages.kv_heads, self.pages.k_dim)
+        v = empty_like(blocks, rows, self.pages.kv_heads, self.pages.v_dim)
+        self.pages.read(contiguous(blocks), k, v)
         return k, v

@@ -6,15 +6,20 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from forge.interfaces.backend import Prepared
+from forge.interfaces.deferred import Deferred
 from forge.interfaces.loader import Weight
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Deferred("torch")
 
 log = logging.getLogger(__name__)
 

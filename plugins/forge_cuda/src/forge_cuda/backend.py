@@ -45,6 +45,12 @@ WIDEST_HEAD = 256
 """Numbers of a head that the attention kernel holds at most."""
 
 
+class DeviceLost(BaseException):
+    """The GPU reported a fault, after which this process can't use it any more. Not an `Exception`: no other request
+    could be served either, so that the engine process ends and its supervisor starts another.
+    """
+
+
 @frozen
 class Place:
     """Where a backend computes. multiprocessors: of the device, by which work is cut up. launch: starts kernels.
@@ -65,16 +71,19 @@ def make_backend(device_index: int = 0, threads: int | None = None, options: Cud
     if options.interpret:
         return CudaBackend(interpreted(options), options)
     found = machine.choose(device_index)
-    if options.decode_products == "int8" and not machine.has_cupy():
+    flaw = machine.cupy_flaw(found)
+    if options.decode_products == "int8" and flaw is not None:
         raise ConfigError(
-            "backend.options.decode_products: int8 needs CuPy: pip install 'forge-cuda[cu13]'", param="decode_products"
+            f"backend.options.decode_products: int8 products need CuPy ({flaw}):"
+            f" pip install 'forge-cuda[cu{found.driver[0]}]'",
+            param="decode_products",
         )
     from forge_cuda.graphs import record
     from forge_cuda.launching import launch
 
     device = torch.device("cuda", device_index)
     products = None
-    if options.decode_products != "float" and machine.has_cupy():
+    if options.decode_products != "float" and flaw is None:
         from forge_cuda.dp4a import CupyProducts
 
         products = CupyProducts(device)
@@ -111,13 +120,14 @@ class CudaBackend(Backend):
         from forge_cuda.operations import Operations
 
         options = options or CudaOptions()
-        self.place, self.device = place, place.device
+        self.place, self.options, self.device = place, options, place.device
         self.dtype = getattr(torch, options.dtype)
         self.kv_dtype = self.dtype if options.kv_format == "auto" else KV_FORMATS[options.kv_format]
         self._headroom = options.headroom_mib << 20
         self.operations = Operations(place, self.dtype)
         self._courier = Courier(self.device)
         self._stager = Stager(self.device, padded=place.record is not None)
+        self._lost = False
         self._angles: tuple[tuple[torch.Tensor, RopeSpec], tuple[torch.Tensor, torch.Tensor]] | None = None
         from forge_cuda.graphs import Graphs
 
@@ -125,7 +135,10 @@ class CudaBackend(Backend):
 
     @contextmanager
     def _here(self, what: str) -> Iterator[None]:
-        """Work on this backend's device, without gradients. Errors: `ConfigError` for want of memory, with figures."""
+        """Work on this backend's device, without gradients.
+
+        Errors: `ConfigError` for want of memory, with figures; `DeviceLost` for a fault of the device.
+        """
         with torch.no_grad():  # not inference mode: pages may be written to outside
             if self.device.type != "cuda":
                 yield
@@ -140,6 +153,13 @@ class CudaBackend(Backend):
                         f" {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
                         " (see kv_cache.options.memory_fraction and"
                         " backend.options.headroom_mib)"
+                    ) from error
+                except torch.AcceleratorError as error:
+                    self._lost = True
+                    reason = str(error).partition("\n")[0]
+                    raise DeviceLost(
+                        f"GPU {self.device.index} failed at {what}: {reason} (to find out more:"
+                        " compute-sanitizer python -m forge_cuda.selftest)"
                     ) from error
 
     # -- memory, weights, pages
@@ -242,6 +262,8 @@ class CudaBackend(Backend):
             return sample(self.place.launch, self._courier, logits, rows)
 
     def close(self) -> None:
+        if self._lost:  # nothing there answers any more
+            return
         self._graphs.clear()
         super().close()
         if self.device.type == "cuda":

@@ -13,8 +13,8 @@ from attrs import frozen
 
 LIBRARY = "libcuda.so.1"
 
-MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
-"""CUdevice_attribute: of a device's multiprocessors and compute capability."""
+CLOCK, MULTIPROCESSORS, MEMORY_CLOCK, BUS_WIDTH, MAJOR, MINOR = 13, 16, 36, 37, 75, 76
+"""CUdevice_attribute: clocks in kHz, the memory bus in bits, the two numbers of the compute capability."""
 
 NO_DEVICE = 100
 """CUDA_ERROR_NO_DEVICE."""
@@ -26,7 +26,10 @@ class DriverError(Exception):
 
 @frozen
 class Device:
-    """A GPU. capability: (major, minor). memory: bytes in all. driver: the CUDA version that it supports."""
+    """A GPU. capability: (major, minor). memory: bytes in all. driver: the CUDA version that it supports.
+
+    clock: of its multiprocessors at most, in Hz. bandwidth: of its memory, bytes a second, as clock and bus make it.
+    """
 
     index: int
     name: str
@@ -34,6 +37,8 @@ class Device:
     multiprocessors: int
     memory: int
     driver: tuple[int, int]
+    clock: float = 0.0
+    bandwidth: float = 0.0
 
 
 def devices(load: Callable[[str], Any] = ctypes.CDLL) -> list[Device]:
@@ -76,6 +81,8 @@ def _device(library: Any, index: int, driver: tuple[int, int]) -> Device:
         multiprocessors=attribute(MULTIPROCESSORS),
         memory=memory.value,
         driver=driver,
+        clock=1e3 * attribute(CLOCK),
+        bandwidth=2e3 * attribute(MEMORY_CLOCK) * attribute(BUS_WIDTH) / 8,  # two transfers a clock
     )
 
 

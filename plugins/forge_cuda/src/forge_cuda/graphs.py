@@ -24,7 +24,8 @@ def record(step: Step, pool: Any = None) -> Step:
     pool: of the memory that graphs share, since one runs after the other.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Other threads of a process may go on using other devices: only this one's calls have to be fit for recording.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         result = step()
 
     def replay() -> torch.Tensor:
@@ -53,6 +54,9 @@ class Graphs:
             self._recorded[key] = self._record(step)
         except (torch.cuda.OutOfMemoryError, ConfigError):
             log.warning("there is no memory for more CUDA graphs: steps of further sizes run without")
+        except torch.AcceleratorError as error:  # if it's more than the recording, the step fails again
+            log.warning("a step can't be recorded as a CUDA graph, further sizes run without: %s", error)
+        if key not in self._recorded:
             self._record = None
             return step()
         return self._recorded[key]()

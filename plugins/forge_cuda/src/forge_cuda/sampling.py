@@ -19,7 +19,13 @@ BLOCK, TRIED, LISTED = 4096, 1024, 256
 
 
 def sample(launch: Launch, courier: Courier, logits: torch.Tensor, rows: RowSampling) -> Sampled:
-    """Draw one token a row from float32 logits ``[R, vocabulary]``, which are overwritten. Errors: `ValueError`."""
+    """Draw one token a row from float32 logits ``[R, vocabulary]``, which are overwritten.
+
+    The random numbers are `forge.interfaces.sampler.uniforms` of (seed, choice, position), made on the host: one
+    float64 a row. The distribution is inverted at them, as `Backend.sample` lays down; so the tokens are those of the
+    other backends, except where a number falls on a border up to rounding. Errors: `ValueError` if a row has no finite
+    largest logit or no token left.
+    """
     logits = logits.contiguous()
     count, vocabulary = logits.shape
     sent = courier.send(_arrays(rows, count))

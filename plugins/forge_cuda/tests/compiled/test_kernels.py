@@ -41,6 +41,12 @@ def compiler(request: pytest.FixtureRequest) -> Compile:
     return Compile(request.param)
 
 
+@pytest.fixture(params=SHARED_MEMORY, ids=lambda capability: f"sm_{capability}")
+def every(request: pytest.FixtureRequest) -> Compile:
+    """As `compiler`, for what takes too long to be in every test run."""
+    return Compile(request.param)
+
+
 def check(compiler: Compile, registers: int = 255) -> list[Report]:
     """Assert that everything compiled is within budget."""
     assert compiler.reports
@@ -72,10 +78,10 @@ def test_silu_reads_and_writes_whole_words(compiler: Compile) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", *FORMATS])
-def test_embeddings(compiler: Compile, kind: str) -> None:
+def test_embeddings(every: Compile, kind: str) -> None:
     table = Segment(0, 512, 4096, FORMATS.get(kind, torch.bfloat16), CPU)
-    embed(compiler, torch.zeros(3, dtype=torch.int64), table)
-    check(compiler, registers=128)
+    embed(every, torch.zeros(3, dtype=torch.int64), table)
+    check(every, registers=128)
 
 
 @pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
@@ -92,34 +98,91 @@ def test_qkv(compiler: Compile, kv_format: torch.dtype, qk_norm: bool) -> None:
     check(compiler, registers=64)
 
 
-@pytest.mark.parametrize("window", [None, 4096])
-@pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("lengths", [(1, 1), (300,)], ids=["decodes", "prompt"])
+def attention(compiler: Compile, heads: tuple[int, int], dim: int, lengths: tuple[int, ...], kv_format: torch.dtype,
+              window: int | None = None) -> list[Report]:  # fmt: skip
+    """Reports of the kernels for spans that end sequences of 300 positions."""
+    spec = AttentionSpec(*heads, k_dim=dim, v_dim=dim, scale=dim**-0.5, window=window)
+    pages = CudaPages(LayerKV(spec.kv_heads, dim, dim), 40, 16, kv_format, CPU)
+    starts = torch.from_numpy(np.cumsum((0, *lengths)))
+    spans = make_lists(starts, torch.tensor([300] * len(lengths)), CPU)
+    q = torch.empty(sum(lengths), spec.heads, dim, dtype=torch.bfloat16)
+    attend(compiler, q, pages, torch.zeros(len(lengths), 20, dtype=torch.int64), spans, spec, multiprocessors=132)
+    return check(compiler)
+
+
+def attention_of_llama(compiler: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None) -> None:
+    """Compile attention with an 8-billion Llama's heads and check what it uses."""
+    decodes = len(lengths) > 1
+    first, *merge = attention(compiler, (32, 8), 128, lengths, kv_format, window)
+    # One of Hopper's or Blackwell's instructions does the work of several of Ampere's.
+    assert first.count("HMMA") >= 16 or tensor_core_products(first) >= 8
+    # Queries are read in two such loads; keys and values are what remains.
+    assert first.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") > 2, "keys and values are read in small pieces"
+    assert not first.count(r"LDG\.E\S*\.[US](8|16)|LDG\.E ")
+    # Three blocks of four warps on a multiprocessor hide the latency of decodes; a prompt's tiles need the registers.
+    assert first.registers <= (168 if decodes else 255)
+    assert len(merge) == decodes
+    assert all(report.registers <= 128 for report in merge)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kv_format", "window"),
+    [((1, 1), torch.int8, 4096), ((300,), torch.bfloat16, None)],
+    ids=["decodes", "prompt"],
+)
 def test_attention_runs_on_tensor_cores(
     compiler: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None
 ) -> None:
-    pages = CudaPages(LayerKV(8, 128, 128), 40, 16, kv_format, CPU)
-    starts = torch.from_numpy(np.cumsum((0, *lengths)))
-    spans = make_lists(starts, torch.tensor([300] * len(lengths)), CPU)
-    q = torch.empty(sum(lengths), 32, 128, dtype=torch.bfloat16)
-    table = torch.zeros(len(lengths), 20, dtype=torch.int64)
-    attend(compiler, q, pages, table, spans, evolve(ATTENTION, window=window), multiprocessors=132)
-    first = check(compiler)[0]
-    # One of Hopper's or Blackwell's instructions does the work of several of Ampere's.
-    assert first.count("HMMA") >= 16 or tensor_core_products(first) >= 8
-    assert first.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128|LDG\.E\.64"), "keys and values are read in small pieces"
-    assert len(compiler.reports) == (2 if lengths[0] == 1 else 1)
+    attention_of_llama(compiler, lengths, kv_format, window)
 
 
-@pytest.mark.parametrize("rows", [4, 512], ids=["few rows", "many rows"])
-@pytest.mark.parametrize("name", FORMATS)
-def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, rows: int) -> None:
+@pytest.mark.parametrize("window", [None, 4096])
+@pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("lengths", [(1, 1), (300,)], ids=["decodes", "prompt"])
+def test_attention_of_every_kind(
+    every: Compile, lengths: tuple[int, ...], kv_format: torch.dtype, window: int | None
+) -> None:
+    attention_of_llama(every, lengths, kv_format, window)
+
+
+@pytest.mark.parametrize(("heads", "dim"), [((32, 4), 64), ((32, 32), 80), ((40, 8), 128), ((16, 8), 256)], ids=str)
+@pytest.mark.parametrize("kv_format", [torch.bfloat16, torch.int8])
+def test_attention_of_other_shapes_is_within_budget(
+    every: Compile, heads: tuple[int, int], dim: int, kv_format: torch.dtype
+) -> None:
+    for lengths in ((1, 1), (300,)):
+        first, *_ = attention(every, heads, dim, lengths, kv_format)
+        assert tensor_core_products(first) >= 4
+
+
+def product(compiler: Compile, name: str, rows: int) -> None:
+    """Compile a product and check what it uses."""
     weights = Segment(0, 256, 4096, FORMATS[name], CPU)
     x, out = torch.empty(rows, 4096, dtype=torch.bfloat16), torch.empty(rows, 256, dtype=torch.bfloat16)
-    multiply(compiler, x, weights, None, out)
     multiply(compiler, x, weights, torch.empty(256), out)
-    for report in check(compiler):
-        assert tensor_core_products(report) >= 2
+    (report,) = check(compiler)
+    assert tensor_core_products(report) >= 2
+    assert report.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") >= 6, "quants and activations are read in small pieces"
+    assert report.registers <= (128 if rows <= 20 else 168 if rows <= 60 else 255)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("Q4_K", 4), ("Q8_0", 60), ("Q6_K", 512)])
+def test_quantised_products_run_on_tensor_cores(compiler: Compile, name: str, rows: int) -> None:
+    product(compiler, name, rows)
+
+
+@pytest.mark.parametrize("rows", [4, 20, 60, 512], ids=lambda rows: f"{rows} rows")
+@pytest.mark.parametrize("name", FORMATS)
+def test_quantised_products_of_every_format_and_size(every: Compile, name: str, rows: int) -> None:
+    product(every, name, rows)
+
+
+def test_quantised_products_with_an_odd_number_of_groups(every: Compile) -> None:
+    for rows in (4, 512):
+        weights = Segment(0, 256, 480, FORMATS["Q8_0"], CPU)
+        x, out = torch.empty(rows, 480, dtype=torch.float16), torch.empty(rows, 256, dtype=torch.float16)
+        multiply(every, x, weights, None, out)
+    assert all(report.count(r"LDG\.E\S*\.128|LDGSTS\.E\S*\.128") for report in check(every))
 
 
 def test_sampling(compiler: Compile) -> None:

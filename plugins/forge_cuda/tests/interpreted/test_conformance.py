@@ -12,27 +12,31 @@ from forge.testing.backend import BackendConformance
 ENCODINGS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
 
-class TestFloat32(BackendConformance):
-    tolerance = 1e-5
+class Interpreted(BackendConformance):
+    """The whole kit. A row of sampling takes milliseconds here, so that fewer of them show the distribution."""
+
     encodings = ENCODINGS
+    distribution_rows = 2000
+
+
+class TestFloat32(Interpreted):
+    tolerance = 1e-5
 
     @pytest.fixture
     def backend(self) -> Backend:
         return make_backend(0, None, CudaOptions(dtype="float32", interpret=True))
 
 
-class TestBfloat16(BackendConformance):
+class TestBfloat16(Interpreted):
     tolerance = 2e-2
-    encodings = ENCODINGS
 
     @pytest.fixture
     def backend(self) -> Backend:
         return make_backend(0, None, CudaOptions(interpret=True))
 
 
-class TestInt8Cache(BackendConformance):
+class TestInt8Cache(Interpreted):
     tolerance = 2e-2
-    encodings = ENCODINGS
 
     @pytest.fixture
     def backend(self) -> Backend:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from attrs import evolve
 from forge_cuda import CudaOptions
 from forge_cuda.backend import CudaBackend, interpreted
+from forge_cuda.testing import steps
 
 from forge import LLM
 from forge.testing.models import write_tiny_llama
@@ -48,6 +51,35 @@ def test_sampled_tokens_are_those_of_the_torch_backend(tiny: Path, tmp_path: Pat
     fields: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "seed": 5, "frequency_penalty": 0.5}
     wanted = answers(tiny, '[backend]\nname = "torch"\nthreads = 1\n', tmp_path, **fields)
     assert answers(tiny, CUDA, tmp_path, **fields) == wanted
+
+
+def quantised(source: Path, target: Path) -> Path:
+    """The same model with Q8_0 weights."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "llama")
+    for field in reader.fields.values():
+        kind = field.types[0] if field.types else None
+        if field.name.startswith("GGUF.") or field.name == "general.architecture" or kind is None:
+            continue
+        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+    for tensor in reader.tensors:
+        if len(tensor.shape) == 1:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+            continue
+        kind = gguf.GGMLQuantizationType.Q8_0
+        writer.add_tensor(tensor.name, gguf.quants.quantize(np.array(tensor.data), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def test_tokens_of_a_quantised_model_are_those_of_the_torch_backend(tiny: Path, tmp_path: Path) -> None:
+    path = quantised(tiny, tmp_path / "q8.gguf")
+    wanted = answers(path, '[backend]\nname = "torch"\nthreads = 1\n', tmp_path, temperature=0)
+    assert answers(path, CUDA, tmp_path, temperature=0) == wanted
 
 
 class Recorder:
@@ -103,3 +135,13 @@ def test_inputs_whose_memory_was_taken_over_are_refused() -> None:
     run.stage((1, 0, 1))
     with pytest.raises(ValueError, match="staged before others"):
         backend.forward(run.model, first)
+
+
+def test_two_devices_work_side_by_side() -> None:
+    options = CudaOptions(dtype="float32", interpret=True)
+    backends = [CudaBackend(interpreted(options), options) for _ in range(2)]
+    runs = [steps.Run(steps.TinyModel(backend), (9, 12)) for backend in backends]
+    first = [run.step((0, 0, 8)) for run in runs]
+    second = [run.step((0, 8, 1), (1, 0, 5)) for run in reversed(runs)]  # in turns, neither disturbs the other
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(second[0], second[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from attrs import evolve
 from forge_cuda import CudaOptions
 from forge_cuda.backend import CudaBackend, interpreted
 from forge_cuda.interpreter import narrow, widen
-from forge_cuda.selftest import Case, cases
+from forge_cuda.testing.cases import Case, cases
+from forge_cuda.testing.draws import sampling_cases
 from forge_cuda.testing.shim import ShimProducts
+from forge_cuda.testing.steps import step_cases
 
 CASES = {case.name: case for case in cases()}
+SAMPLING = {case.name: case for case in sampling_cases()}
 QUICK = ("product Q4_K, 5 rows", "product Q6_K, 20 rows", "embedding Q5_K", "qkv, interleaved, QK norm",
          "attention int8, spans of (3, 40, 1), window 50")  # fmt: skip
 
@@ -33,6 +37,25 @@ def backend(dtype: Any, **changes: Any) -> CudaBackend:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kernels_agree_with_float64(case: Case, dtype: str) -> None:
     error, tolerance = case.error(backend(dtype))
+    assert error <= tolerance
+
+
+@pytest.mark.parametrize("case", SAMPLING.values(), ids=SAMPLING)
+def test_draws_are_those_of_the_reference(case: Case) -> None:
+    error, tolerance = case.error(backend("bfloat16"))
+    assert error <= tolerance
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_steps_recorded_as_graphs_equal_the_layers_operations(dtype: str) -> None:
+    """A stand-in for CUDA graphs that reads the memory of its first step again, as they do."""
+
+    def record(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        result = step().clone()
+        return lambda: result.copy_(step())
+
+    (case,) = step_cases()
+    error, tolerance = case.error(backend(dtype, record=record))
     assert error <= tolerance
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from forge.errors import ModelFileError
-from forge.interfaces.backend import Backend, Prepared, StepInputs, slabs
+from forge.interfaces.backend import Backend, Prepared, StepInputs, Vector, slabs
 from forge.interfaces.layers import AttentionSpec, DecoderLayer, DecoderStack, LayerSpec, RopeSpec
 from forge.interfaces.loader import Checkpoint, Weight
 from forge.interfaces.model import LOGIT_ROWS, LayerKV, Model
@@ -19,6 +18,9 @@ from forge_llama.config import LlamaConfig
 from forge_llama.config_gguf import read_gguf
 from forge_llama.config_huggingface import read_huggingface
 from forge_llama.names import GGUF, HUGGING_FACE, Names, check_tensors, wanted_shapes
+
+if TYPE_CHECKING:
+    import torch
 
 
 class LlamaModel(Model):
@@ -46,7 +48,9 @@ class LlamaModel(Model):
         self.embedding, self.head = self._tables(names, tensors)
         self.layers = tuple(self._layer(index, names, tensors) for index in range(config.layers))
         self.final_norm = backend.vector([tensors[names.final_norm]])
-        self._stack = DecoderStack(self.embedding, self.layers, self.specs, self.final_norm, config.norm_eps)
+        self._stack = DecoderStack(
+            self.embedding, self.layers, self.specs, self.final_norm, config.norm_eps, head=self.head
+        )
 
     def kv_spec(self) -> tuple[LayerKV, ...]:
         config = self.config
@@ -83,10 +87,10 @@ class LlamaModel(Model):
         def matrix(*parts: str) -> Prepared:
             return backend.prepare([tensors[names.of(index, part)] for part in parts], {"linear"})
 
-        def vector(part: str) -> torch.Tensor:
+        def vector(part: str) -> Vector:
             return backend.vector([tensors[names.of(index, part)]])
 
-        def bias(present: bool, *parts: str) -> torch.Tensor | None:
+        def bias(present: bool, *parts: str) -> Vector | None:
             return backend.vector([tensors[names.of(index, part, "bias")] for part in parts]) if present else None
 
         return DecoderLayer(

@@ -168,10 +168,11 @@ def attend(
             grid = (len(spans.short) * tiles, spec.kv_heads, rows // shared * shared)
             launch(
                 merge_kernel, grid, partials, lse, spans.starts, spans.short, out, tiles, **common, ROWS=rows,
-                SPLITS=splits, num_warps=1,
+                SPLITS=splits, num_warps=min(4, max(1, splits * v_block // 1024)),
             )  # fmt: skip
     if len(spans.long):
-        rows = power_of_two(shared, 32 if wide else 128)
-        warps = 8 if rows > 64 else 4
-        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=warps, num_stages=2)
+        # As large as registers allow: masks, and division by what isn't a power of two, take some.
+        plain = spec.k_dim == power_of_two(spec.k_dim) and shared == power_of_two(shared)
+        rows = power_of_two(shared, 32 if wide else 128 if plain else 64)
+        run(spans.long, spans.longest_long, rows, 32, 1, out, out, num_warps=8, num_stages=2, maxnreg=255)
     return out

@@ -3,6 +3,10 @@
 Top-k and top-p each keep a prefix of the ids in order of falling logits, ties by rising id. Such a prefix is known by
 its least logit and by how many of the ids that share it belong to it. The least logit is found bit by bit, four at a
 time: sixteen thresholds are tried in one pass over the row.
+
+The draw inverts the distribution at the row's one uniform number, as every backend does, so that (seed, choice,
+position) mean the same token on a CPU and here. Noise on each logit (the Gumbel trick) draws from the same distribution
+in one pass less, but needs a random number for each id, which other backends would have to make too.
 """
 
 from __future__ import annotations

@@ -1,92 +1,44 @@
 """Runs the PTX that Triton emits for compute capability 8.0, a block at a time: each register is a vector over threads.
 
-Threads at the lowest instruction go first, so that branches come together again. Memory is checked: an access outside
-of the tensors given, or of shared memory, is a `MemoryError`; shared memory begins as garbage, and asynchronous copies
-arrive only when they're waited for. Only instructions that the kernels have; others are a `NotImplementedError`.
+Threads at the lowest instruction go first, so that branches come together again. Memory is that of
+`forge_cuda.testing.memory`: stray accesses, missing barriers and copies that weren't waited for are errors. Only
+instructions that the kernels have; others are a `NotImplementedError`.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from forge_cuda.interpreter import narrow, widen
+from forge_cuda.interpreter import widen
+from forge_cuda.testing.arithmetic import BINARY, ROUNDINGS, UNARY, UNSIGNED, compare, convert, dtype
 from forge_cuda.testing.compiler import Compile
+from forge_cuda.testing.memory import Global, Shared, Vector
 from forge_cuda.testing.ptx import WIDTHS, Instruction, Program, parse
-
-Vector = npt.NDArray[Any]
-
-UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-TYPED = {
-    "s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64,
-    "f16": np.float16, "f32": np.float32, "f64": np.float64,
-}  # fmt: skip
-COMPARISONS = {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-}  # fmt: skip
-BINARY: dict[str, Any] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or,
-    "xor": np.bitwise_xor, "min": np.fmin, "max": np.fmax, "div": np.divide,
-}  # fmt: skip
-UNARY: dict[str, Any] = {
-    "neg": np.negative, "not": np.invert, "abs": np.abs, "sqrt": np.sqrt, "ex2": np.exp2, "lg2": np.log2,
-    "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x,
-}  # fmt: skip
-
-
-def dtype(kind: str) -> Any:
-    """The numpy type of a PTX type; bits and bfloat16 are unsigned."""
-    return TYPED.get(kind, UNSIGNED[WIDTHS[kind]])
-
-
-class Memory:
-    """Global memory: the bytes of some tensors, at their addresses."""
-
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        self.areas = [
-            (x.data_ptr(), np.frombuffer((ctypes.c_char * x.nbytes).from_address(x.data_ptr()), np.uint8))
-            for x in tensors
-            if x.nbytes
-        ]
-
-    def at(self, addresses: Vector, count: int) -> list[tuple[Vector, Vector, Vector]]:
-        """(which lanes, bytes of their area, places in it ``[lanes, count]``) of an access."""
-        found, left = [], np.ones(len(addresses), bool)
-        for base, data in self.areas:
-            lanes = left & (addresses >= base) & (addresses + count <= base + len(data))
-            if lanes.any():
-                found.append((lanes, data, (addresses[lanes] - base)[:, None] + np.arange(count)))
-                left &= ~lanes
-        if left.any():
-            raise MemoryError(f"{count} bytes at {int(addresses[left][0]):#x} are in none of the tensors")
-        if (addresses % count).any():
-            raise MemoryError(f"an access of {count} bytes isn't aligned")
-        return found
 
 
 class Block:
     """One block of a grid."""
 
     def __init__(
-        self, program: Program, place: Sequence[int], grid: Sequence[int], memory: Memory, arguments: Sequence[int],
+        self, program: Program, place: Sequence[int], grid: Sequence[int], memory: Global, arguments: Sequence[int],
         shared: int,
     ) -> None:  # fmt: skip
         self.program, self.memory = program, memory
         self.count = program.threads
         self.registers: dict[str, Vector] = {}
-        self.shared = np.full(max(shared, program.shared_bytes), 0xFF, np.uint8)
+        self.shared = Shared(max(shared, program.shared_bytes))
         thread = np.arange(self.count, dtype=np.uint64)
         self.registers.update({"%tid.x": thread, "%tid.y": 0 * thread, "%tid.z": 0 * thread, "%laneid": thread % 32})
         for axis, own, extent in zip("xyz", place, grid):
             self.registers[f"%ctaid.{axis}"] = np.full(self.count, own, np.uint64)
             self.registers[f"%nctaid.{axis}"] = np.full(self.count, extent, np.uint64)
         self.parameters = {name: value for (name, _), value in zip(program.parameters, [*arguments, 0, 0])}
-        self.copies: list[list[tuple[Vector, Vector]]] = [[]]
+        self.warps = np.arange(self.count) // 32
+        self.copies: list[list[tuple[Vector, Vector, Vector]]] = [[]]
 
     def run(self) -> None:
         """To the end of all threads."""
@@ -96,6 +48,7 @@ class Block:
             ready = ~ended & ~waiting
             if not ready.any():
                 waiting[:] = False
+                self.shared.barrier()
                 continue
             place = at[ready].min()
             here = ready & (at == place)
@@ -148,21 +101,6 @@ class Block:
         base, _, offset = operand.strip("[] ").partition("+")
         return self.read(base.strip(), kind).astype(np.int64) + (int(offset, 0) if offset else 0)
 
-    def shared_at(self, addresses: Vector, count: int) -> Vector:
-        """Places of an access in shared memory, ``[lanes, count]``."""
-        if (addresses < 0).any() or (addresses + count > len(self.shared)).any():
-            raise MemoryError("an access is outside of shared memory")
-        return np.asarray(addresses[:, None] + np.arange(count))
-
-    def load(self, addresses: Vector, count: int, shared: bool) -> Vector:
-        """Bytes ``[lanes, count]``."""
-        if shared:
-            return np.asarray(self.shared[self.shared_at(addresses, count)])
-        out = np.empty((len(addresses), count), np.uint8)
-        for lanes, data, places in self.memory.at(addresses, count):
-            out[lanes] = data[places]
-        return out
-
     # -- instructions
 
     def execute(self, step: Instruction, active: Vector) -> None:
@@ -176,9 +114,14 @@ class Block:
             values = [self.read(operand, "pred") for operand in operands[1:]]
             self.write(operands[0], BINARY[name](*values) if len(values) == 2 else ~values[0], active)
             return
+        if kind in ("bf16", "bf16x2", "f16x2"):  # which `read` gives as bits
+            raise NotImplementedError(str(step))
         with np.errstate(all="ignore"):
             values = [self.read(operand, kind) for operand in operands[1:]]
-            result = (UNARY[name] if len(values) == 1 else BINARY[name])(*values)
+            operation = UNARY[name] if len(values) == 1 else BINARY[name]
+            if "NaN" in step.parts:  # else the number of a pair counts
+                operation = {"min": np.minimum, "max": np.maximum}[name]
+            result = operation(*values)
         self.write(operands[0], result.astype(dtype(kind)), active)
 
     def do_mov(self, step: Instruction, active: Vector) -> None:
@@ -208,7 +151,8 @@ class Block:
             return
         names = [name.strip() for name in to.strip("{}").split(",")]
         width, shared = WIDTHS[kind] // 8, "shared" in step.parts
-        data = self.load(self.address(source, "u32" if shared else "u64")[active], width * len(names), shared)
+        addresses, count = self.address(source, "u32" if shared else "u64")[active], width * len(names)
+        data = self.shared.load(addresses, count, self.warps[active]) if shared else self.memory.load(addresses, count)
         for i, name in enumerate(names):
             value = np.zeros(self.count, UNSIGNED[8 * width])
             value[active] = np.ascontiguousarray(data[:, i * width : (i + 1) * width]).view(value.dtype)[:, 0]
@@ -219,34 +163,37 @@ class Block:
         names = [name.strip() for name in source.strip("{}").split(",")]
         bits = UNSIGNED[WIDTHS[kind]]
         parts = [self.read(name, f"b{WIDTHS[kind]}").astype(bits)[active][:, None].view(np.uint8) for name in names]
-        data, shared = np.concatenate(parts, axis=1), "shared" in step.parts
-        addresses = self.address(target, "u32" if shared else "u64")[active]
-        if shared:
-            self.shared[self.shared_at(addresses, data.shape[1])] = data
-            return
-        for lanes, area, places in self.memory.at(addresses, data.shape[1]):
-            area[places] = data[lanes]
+        data = np.concatenate(parts, axis=1)
+        if "shared" in step.parts:
+            self.shared.store(self.address(target, "u32")[active], data, self.warps[active])
+        else:
+            self.memory.store(self.address(target, "u64")[active], data)
 
     def do_cp(self, step: Instruction, active: Vector) -> None:
-        if "commit_group" in step.parts:
-            self.copies.append([])
-            return
-        if "wait_group" in step.parts:
+        if "commit_group" in step.parts or "wait_group" in step.parts:
+            if not active.all():
+                raise NotImplementedError(f"{step} in some threads only")
+            if "commit_group" in step.parts:
+                self.copies.append([])
+                return
             while len(self.copies) - 1 > int(step.operands[0], 0):
-                for places, data in self.copies.pop(0):
-                    self.shared[places] = data
+                for copy in self.copies.pop(0):
+                    self.shared.arrive(*copy)
             return
-        count = int(step.operands[2], 0)
-        places = self.shared_at(self.address(step.operands[0], "u32")[active], count)
+        count, warps = int(step.operands[2], 0), self.warps[active]
+        places = self.shared.announce(self.address(step.operands[0], "u32")[active], count, warps)
         size = self.read(step.operands[3], "u32")[active] if len(step.operands) > 3 else np.full(len(places), count)
         data = np.zeros((len(places), count), np.uint8)
         if (size > 0).any():
-            data[size > 0] = self.load(self.address(step.operands[1], "u64")[active][size > 0], count, False)
-        self.copies[-1].append((places, data))
+            data[size > 0] = self.memory.load(self.address(step.operands[1], "u64")[active][size > 0], count)
+        self.copies[-1].append((places, data, warps))
 
     def do_setp(self, step: Instruction, active: Vector) -> None:
-        kind, (to, *sources) = step.parts[-1], step.operands
-        self.write(to, COMPARISONS[step.parts[1]](*(self.read(source, kind) for source in sources)), active)
+        kind, (to, first, second, *more) = step.parts[-1], step.operands
+        result = compare(step.parts[1], self.read(first, kind), self.read(second, kind))
+        if more:  # setp.lt.and: with another predicate
+            result = BINARY[step.parts[2]](result, self.read(more[0], "pred"))
+        self.write(to, result, active)
 
     def do_selp(self, step: Instruction, active: Vector) -> None:
         kind, (to, a, b, predicate) = step.parts[-1], step.operands
@@ -254,21 +201,20 @@ class Block:
 
     def do_cvt(self, step: Instruction, active: Vector) -> None:
         (to, *sources), (target, source) = step.operands, step.parts[-2:]
-        if target == "bf16x2":
-            high, low = (narrow(self.read(name, "f32")).astype(np.uint32) for name in sources)
+        if target in ("bf16x2", "f16x2"):
+            halves = [convert(self.read(name, "f32"), "f32", target[:-2]) for name in sources]
+            high, low = (half.view(np.uint16).astype(np.uint32) for half in halves)
             self.write(to, high << np.uint32(16) | low, active)
             return
-        value = self.read(sources[0], source)
-        value = widen(value) if source == "bf16" else value
-        if target[0] in "us" and source[0] in "fb" and source != "b32":
-            value = np.rint(value) if "rni" in step.parts else np.trunc(value)
-        with np.errstate(all="ignore"):
-            result = narrow(value) if target == "bf16" else value.astype(dtype(target))
+        rounding = next((part for part in step.parts if part in ROUNDINGS), "")
+        result = convert(self.read(sources[0], source), source, target, rounding)
         # No register has 8 bits: signed numbers are extended.
         self.write(to, result.astype(np.int16) if target == "s8" else result, active)
 
     def do_fma(self, step: Instruction, active: Vector) -> None:
         kind, (to, *sources) = step.parts[-1], step.operands
+        if kind not in ("f16", "f32", "f64"):
+            raise NotImplementedError(str(step))
         a, b, c = (self.read(source, kind).astype(np.float64) for source in sources)
         self.write(to, (a * b + c).astype(dtype(kind)), active)
 
@@ -321,11 +267,50 @@ class Block:
         self.write(step.operands[0], out.view(np.uint32)[:, 0], active)
 
     def do_shfl(self, step: Instruction, active: Vector) -> None:
-        to, source, offset = step.operands[:3]
-        lane = np.arange(self.count)
-        if step.parts[2] != "bfly":
+        to, source, by, clamp = step.operands[:4]
+        lane, offset = np.arange(self.count) % 32, self.read(by, "s32")
+        match step.parts[2]:
+            case "bfly":
+                other = lane ^ offset
+            case "up":
+                other = lane - offset
+            case "down":
+                other = lane + offset
+            case "idx":
+                other = offset
+            case _:
+                raise NotImplementedError(str(step))
+        if (self.read(clamp, "b32")[active] != (0 if step.parts[2] == "up" else 31)).any():
             raise NotImplementedError(str(step))
-        self.write(to.split("|")[0], self.read(source, "b32")[lane ^ self.read(offset, "s32")], active)
+        inside = (other >= 0) & (other < 32)
+        origin = np.arange(self.count) - lane + np.where(inside, other, lane)
+        if not active[origin[active]].all():
+            raise NotImplementedError(f"{step} from a thread that doesn't take part")
+        value, predicate = self.read(source, "b32")[origin], to.partition("|")[2]
+        self.write(to.split("|")[0], value, active)
+        if predicate:
+            self.write(predicate, inside, active)
+
+    def do_redux(self, step: Instruction, active: Vector) -> None:
+        kind, (to, source) = step.parts[-1], step.operands[:2]
+        values, whole = self.read(source, kind).reshape(-1, 32), active.reshape(-1, 32)
+        if (whole.any(1) != whole.all(1)).any():
+            raise NotImplementedError(f"{step} in some threads only")
+        result = BINARY[step.parts[2]].reduce(values, axis=1, dtype=values.dtype)
+        self.write(to, np.repeat(result, 32), active)
+
+    def do_dp4a(self, step: Instruction, active: Vector) -> None:
+        to, *sources = step.operands
+        a, b = (
+            self.read(name, "b32").copy().view({"s32": np.int8, "u32": np.uint8}[kind]).reshape(-1, 4).astype(np.int32)
+            for name, kind in zip(sources, step.parts[1:])
+        )
+        self.write(to, (a * b).sum(1, dtype=np.int32) + self.read(sources[2], "s32"), active)
+
+    def do_popc(self, step: Instruction, active: Vector) -> None:
+        value = np.ascontiguousarray(self.read(step.operands[1], step.parts[-1]))
+        bits = np.unpackbits(value.view(np.uint8).reshape(self.count, -1), axis=1)
+        self.write(step.operands[0], bits.sum(1, dtype=np.uint32), active)
 
     def do_ldmatrix(self, step: Instruction, active: Vector) -> None:
         if not active.all():
@@ -333,7 +318,8 @@ class Block:
         names = [name.strip() for name in step.operands[0].strip("{}").split(",")]
         rows = self.address(step.operands[1], "u32").reshape(-1, 32)
         for i, name in enumerate(names):
-            data = self.shared[self.shared_at(rows[:, 8 * i : 8 * i + 8].reshape(-1), 16)]
+            lanes = rows[:, 8 * i : 8 * i + 8].reshape(-1)
+            data = self.shared.load(lanes, 16, np.repeat(np.arange(len(rows)), 8))
             matrix = data.view(np.uint16).reshape(-1, 8, 8)
             matrix = np.ascontiguousarray(matrix.transpose(0, 2, 1) if "trans" in step.parts else matrix)
             self.write(name, matrix.view(np.uint32).reshape(-1), active)
@@ -357,7 +343,8 @@ class Block:
             b[:, 8 * i : 8 * i + 8] = pairs(name).transpose(0, 2, 1)
         for i, name in enumerate(names[3]):
             c[:, 8 * (i // 2) : 8 * (i // 2) + 8, i % 2 :: 2] = self.read(name, "f32").reshape(warps, 8, 4)
-        result = a @ b + c
+        with np.errstate(all="ignore"):
+            result = a @ b + c
         for i, name in enumerate(names[0]):
             part = result[:, 8 * (i // 2) : 8 * (i // 2) + 8, i % 2 :: 2]
             self.write(name, np.ascontiguousarray(part).reshape(-1), active)
@@ -377,7 +364,7 @@ class Emulate(Compile):
         program = parse(ptx)
         # Triton compiles an integer argument of 1 into the kernel and takes it from the parameters.
         passed = [x for x in args if not (type(x) is int and x == 1)]
-        memory = Memory([x for x in passed if isinstance(x, torch.Tensor)])
+        memory = Global([x for x in passed if isinstance(x, torch.Tensor)])
         arguments = [_bits(x) for x in passed]
         whole = (*grid, 1, 1)[:3]
         for place in np.ndindex(*whole):

@@ -1,6 +1,6 @@
 """PTX as data: the instructions of one kernel, its parameters and shared memory. For `forge_cuda.testing.emulator`.
 
-https://docs.nvidia.com/cuda/parallel-thread-execution/; only what Triton emits.
+https://docs.nvidia.com/cuda/parallel-thread-execution/; only what Triton and NVRTC emit.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ class Program:
     shared_bytes: int
 
 
-def parse(ptx: str) -> Program:
-    """The one entry of a module."""
+def parse(ptx: str, entry: str = "") -> Program:
+    """An entry of a module: the one of that name, or the only one."""
     text = re.sub(r"//[^\n]*", "", ptx)
     shared, size = {"global_smem": 0}, 0
     for align, kind, name, count in re.findall(r"\.shared\s+\.align (\d+) \.(\w+) (\w+)\[(\d+)\]", text):
         size = -(-size // int(align)) * int(align)
         shared[name] = size
         size += int(count) * WIDTHS[kind] // 8
-    head, _, rest = text[text.index(".entry") :].partition("{")
-    body = rest[: rest.index("\n}")]
+    head, _, rest = text[text.index(f".entry {entry}") :].partition("{")
+    body = _named(rest[: _end(rest)])
     body = re.sub(r"^\s*\.(loc|file|section|pragma|reg|shared)\b[^\n]*$", "", body, flags=re.MULTILINE)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for statement in re.split(r";|(?<=:)\s*\n", re.sub(r"^\s*(\$\w+):", r"\1:\n", body, flags=re.MULTILINE)):
         line = statement.strip()
-        while found := re.match(r"(\$\w+):\s*|([{}])\s*(?=[^,]*$|%|@|\.|\w)", line):
+        while found := re.match(r"(\$\w+):\s*|[{}]\s*", line):
             if found[1]:
                 labels[found[1]] = len(instructions)
             line = line[found.end() :]
@@ -67,10 +67,27 @@ def parse(ptx: str) -> Program:
         tuple(instructions),
         labels,
         tuple((name, kind) for kind, name in re.findall(r"\.param\s+\.(\w+)[^,)]*?\b(\w+_param_\d+)", head)),
-        int(re.search(r"\.reqntid (\d+)", head)[1]),  # type: ignore[index]
+        int(re.search(r"\.(?:req|max)ntid (\d+)", head)[1]),  # type: ignore[index]
         shared,
         size,
     )
+
+
+def _end(text: str) -> int:
+    """Where the brace that was opened before the text is closed."""
+    depth = 1
+    for found in re.finditer(r"[{}]", text):
+        depth += 1 if found[0] == "{" else -1
+        if depth == 0:
+            return found.start()
+    raise ValueError("a brace is missing")
+
+
+def _named(body: str) -> str:
+    """With "%" before the names of registers that inline code declares for itself, as all others have it."""
+    for name in set(re.findall(r"\.reg\s+\.\w+\s+([A-Za-z]\w*)<\d+>", body)):
+        body = re.sub(rf"(?<![%\w$.]){name}(?=\d+\b)", f"%own_{name}", body)
+    return body
 
 
 def _instruction(line: str) -> Instruction:
