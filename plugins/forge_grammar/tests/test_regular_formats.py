@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from calendar import monthrange
 from ipaddress import AddressValueError, IPv6Address
+from random import Random
 
 import pytest
 from forge_grammar.formats import FORMATS, MAX_LENGTHS, format_language
+from forge_grammar.regular import Language
+from forge_grammar.regular.dfa import DEAD, Dfa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,6 +104,53 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["2EB8AA08-aa98-11ea-b4aa-73b441d16380"],
         [],
     ),
+    "regex": (
+        [
+            "",
+            "^$",
+            "a|b",
+            r"^[a-zA-Z0-9._%+\-]+@[a-zA-Z0-9.\-]+\.[a-zA-Z]{2,}$",
+            r"^(?=.*\d)(?!.*\s).{8,64}$",
+            r"^#?([a-f0-9]{6}|[a-f0-9]{3})$",
+            r"^\+?[1-9]\d{1,14}$",
+            r"[\w.-]+?",
+            r"^\/[^\/?#]*\u00e9\x7f$",
+            "((a)(b))*",
+            "é+",
+        ],
+        [
+            "(",
+            ")",
+            "[",
+            "]",
+            "[]",
+            "[^]",
+            "[b-a]",
+            "{",
+            "}",
+            "a{2,1}",
+            "a{10,9}",
+            "*",
+            "a**",
+            "a*+",
+            "^*",
+            r"\b+",
+            "(?=a)*",
+            "a{,3}",
+            "\\",
+            r"\y",
+            r"\x1",
+            r"\-",
+            r"[\d-z]",
+            "(?<=a)",
+            "(?<n>a)",
+            "(?P<n>a)",
+            r"\p{L}",
+            r"(a)\1",
+            "(((((a)))))",
+            "[[a]]",
+        ],
+    ),
     "json-pointer": (
         ["/foo/bar~0/baz~1/%a", "/a//", "/"],
         ["a", "~", "/~2", "/~"],
@@ -148,6 +199,34 @@ def test_dates_are_those_of_the_calendar() -> None:
                 exists = 1 <= month <= 12 and 1 <= day <= monthrange(year, month)[1]
                 assert language.accepts(f"{year:04}-{month:02}-{day:02}") == exists
     assert not language.accepts("0000-01-01")
+
+
+PIECES = [
+    *"ab-]^$\\.*+?()[{}|,0129é\n", "[a-", "{1,", "(?:", "(?=", "(?!", r"\d", r"\b", "[^", r"\x4", r"\u00e", "a-z", "}?",
+]  # fmt: skip
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_a_regex_of_the_format_is_one_for_python_and_for_us(parts: list[str]) -> None:
+    text = "".join(parts)
+    if format_language("regex").accepts(text):
+        re.compile(text)
+        Language.regex(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_whatever_is_written_as_a_regex_is_one_for_python_and_for_us(random: Random) -> None:
+    dfa = Dfa.from_bytes(format_language("regex").to_bytes())
+    text, state = "", dfa.start
+    while len(text) < 60 and not (dfa.accepts(text) and random.random() < 0.05):
+        steps = [char for char in "ab-]^$\\.*+?()[{}|,:=!dbux0129é\n" if dfa.step(state, ord(char)) != DEAD]
+        text += random.choice(steps)
+        state = dfa.step(state, ord(text[-1]))
+    if dfa.accepts(text):
+        re.compile(text)
+        Language.regex(text)
 
 
 @settings(max_examples=500, deadline=None)

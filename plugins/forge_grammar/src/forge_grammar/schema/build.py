@@ -68,6 +68,9 @@ class Builder:
             if (made := self._open[conjunction]) is None:
                 made = self._open[conjunction] = self._reserve()
             return made
+        if (fewer := self.algebra.without_idle(conjunction)) != conjunction:
+            made = self._ids[conjunction] = self.type_of(fewer)
+            return made
         if len(self._open) >= _MAX_DEPTH:
             made = self._ids[conjunction] = self._reserve()
             self._later.append(conjunction)

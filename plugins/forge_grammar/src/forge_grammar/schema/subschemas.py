@@ -158,6 +158,13 @@ class Subschemas(Unions):
                 met &= self.kinds_of(key)
         return met
 
+    def without_idle(self, conjunction: Conjunction) -> Conjunction:
+        """The conjunction without negations of what only allows other kinds of values."""
+        if min(conjunction, default=0) >= 0:
+            return conjunction
+        kinds = self.kinds(conjunction)
+        return frozenset(key for key in conjunction if key > 0 or not kinds.isdisjoint(self.kinds_of(-key)))
+
     def kinds_of(self, key: int) -> frozenset[str]:
         """The kinds of values that a subschema can allow."""
         found = self._kinds.get(key)
