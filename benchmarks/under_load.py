@@ -233,8 +233,8 @@ async def overload(model: str, arguments: Sequence[str], seconds: float) -> None
         maker = PromptMaker(6)
         await load.together([" ".join(maker.words(40)) for _ in range(16)], 32)
         begin = time.perf_counter()
-        _, calm = await load.together([" ".join(maker.words(40)) for _ in range(48)], 32)
-        rate = 48 / (time.perf_counter() - begin)
+        _, calm = await load.together([" ".join(maker.words(40)) for _ in range(32)], 32)
+        rate = 32 / (time.perf_counter() - begin)
         quiet = [await load.ask(" ".join(maker.words(40)), 32) for _ in range(5)]
         memory, peak, waiting = resident(server), 0, 0.0
         tasks = []
@@ -250,8 +250,8 @@ async def overload(model: str, arguments: Sequence[str], seconds: float) -> None
         drained = time.perf_counter() - begin - seconds
         after = [await load.ask(" ".join(maker.words(40)), 32) for _ in range(3)]
         begin = time.perf_counter()
-        _, again = await load.together([" ".join(maker.words(40)) for _ in range(48)], 32)
-        rate_after = 48 / (time.perf_counter() - begin)
+        _, again = await load.together([" ".join(maker.words(40)) for _ in range(32)], 32)
+        rate_after = 32 / (time.perf_counter() - begin)
         ends = Counter("ok" if o.failure is None else o.failure.message[:3] for o in outcomes)
         e2e = [o.e2e for o in outcomes if o.e2e is not None]
         checked([*calm, *quiet, *after, *again])

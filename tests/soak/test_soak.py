@@ -140,6 +140,12 @@ async def load(server: Server, seconds: float, seed: int) -> Counter[str]:
     return ends
 
 
+def anonymous(process: psutil.Process) -> int:
+    """Bytes of memory that no file backs: whoever else has the same libraries open makes no difference to it."""
+    info = process.memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
+
+
 def held(server: Server) -> dict[str, int]:
     """What the server holds: bytes, descriptors, threads and children of both processes, tasks, sequences, blocks."""
     processes = [psutil.Process(server.process.pid), server.engine]
@@ -148,7 +154,7 @@ def held(server: Server) -> dict[str, int]:
     assert figures["forge:engine_restarts_total"] == 0
     tasks = httpx.get(f"{server.url}/witness", timeout=60).json()["tasks"]
     return {
-        "bytes": sum(process.memory_full_info().uss for process in processes),
+        "bytes": sum(anonymous(process) for process in processes),
         "descriptors": sum(process.num_fds() for process in processes),
         "threads": sum(process.num_threads() for process in processes),
         "tasks": len(tasks),
