@@ -35,7 +35,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)/compiled -m quick
 
 # All that can be proven about the GPU kernels without a GPU. Interpreting and compiling them can't share a process: they
-# run side by side.
+# run side by side, for some 13 minutes on two cores.
 test-cuda: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(CUDA_TESTS)
 	$(MAKE) --jobs=2 --output-sync=target test-cuda-interpreted test-cuda-compiled
