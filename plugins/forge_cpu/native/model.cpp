@@ -25,8 +25,9 @@ namespace {
 // With so few rows every worker prepares all of them for itself: that costs less than waiting for each other.
 constexpr int64_t kPrivateRows = 2;
 
-// The MLP takes so many rows at a time: its inner activations are several times as wide as the model.
-constexpr int64_t kMlpRows = 512;
+// The MLP takes so many rows at a time: its inner activations are several times as wide as the model, and should stay in
+// the caches between its two products.
+constexpr int64_t kMlpRows = 128;
 
 int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
