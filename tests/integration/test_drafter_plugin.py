@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from forge.testing.server import Server, chat, serve
+from forge.testing.server import Server, chat, install_plugin, serve
 
 PLUGIN = '''
 """Drafts that a test asks for by its environment."""
@@ -65,16 +64,8 @@ ASKS: dict[str, dict[str, Any]] = {
 @contextmanager
 def drafting(folder: Path, model: Path, drafter: str, mode: str) -> Iterator[Server]:
     """A server with the plugin installed, and the drafter of this name."""
-    plugins = folder / "plugins"
-    info = plugins / "forge_oracle-1.0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (plugins / "forge_oracle.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-oracle\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[forge]\noracle = forge_oracle\n")
-    (folder / "forge.toml").write_text('[scheduler.options]\ndrafts = "all"\n')  # whatever they cost here
-    path = os.pathsep.join(filter(None, (str(plugins), os.environ.get("PYTHONPATH"))))
     flags = ("--threads", "1", "--num-blocks", "300", "--drafter", drafter)
-    with serve(folder, model, *flags, PYTHONPATH=path, ORACLE=mode) as server:
+    with serve(folder, model, *flags, **install_plugin(folder, "forge_oracle", PLUGIN), ORACLE=mode) as server:
         server.wait()
         yield server
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from forge.testing.models import write_tiny_llama
-from forge.testing.server import FORGE, chat, events, serve
+from forge.testing.server import FORGE, chat, events, install_plugin, serve
 
 SABOTEUR = '''
 """Does harm on the word that a request brings as its stop string."""
@@ -43,21 +43,10 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "long.gguf", context_length=16384)
 
 
-def plugin(tmp_path: Path, name: str, source: str) -> dict[str, str]:
-    """The environment for a server with one more plugin."""
-    folder = tmp_path / "plugins"
-    info = folder / f"forge_{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"forge_{name}.py").write_text(source)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: forge-{name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[forge]\n{name} = forge_{name}\n")
-    return {"PYTHONPATH": str(folder)}
-
-
 @pytest.fixture
 def saboteur(tmp_path: Path) -> dict[str, str]:
     """The environment for a server with a plugin that does harm on demand."""
-    return plugin(tmp_path, "saboteur", SABOTEUR)
+    return install_plugin(tmp_path, "forge_saboteur", SABOTEUR)
 
 
 @pytest.fixture
@@ -153,7 +142,7 @@ def forge_backends():
 
 
 def test_running_out_of_memory_at_load_is_said_with_what_to_do(tmp_path: Path, model: Path) -> None:
-    environment = {**os.environ, **plugin(tmp_path, "hungry", HUNGRY)}
+    environment = {**os.environ, **install_plugin(tmp_path, "forge_hungry", HUNGRY)}
     command = [str(FORGE), "run", "-m", str(model), "--port", "0", "--backend", "hungry"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 1

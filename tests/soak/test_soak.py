@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from forge.testing.models import write_tiny_llama
-from forge.testing.server import Server, chat, serve
+from forge.testing.server import Server, chat, install_plugin, serve
 
 SECONDS = float(os.environ.get("FORGE_SOAK_SECONDS", "45"))
 WARM_UP = min(60.0, SECONDS / 3)
@@ -61,13 +61,7 @@ SCHEMAS: list[dict[str, Any]] = [
 @pytest.fixture
 def witness(tmp_path: Path) -> dict[str, str]:
     """The environment for a server with a plugin that tells what it holds."""
-    folder = tmp_path / "plugins"
-    info = folder / "forge_witness-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "forge_witness.py").write_text(WITNESS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forge-witness\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[forge]\nwitness = forge_witness\n")
-    return {"PYTHONPATH": str(folder), "AUDIT": str(tmp_path / "audit.json")}
+    return {**install_plugin(tmp_path, "forge_witness", WITNESS), "AUDIT": str(tmp_path / "audit.json")}
 
 
 def question(rng: random.Random) -> dict[str, Any]:

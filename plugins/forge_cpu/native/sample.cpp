@@ -109,6 +109,18 @@ double soften(const float* x, int64_t n, float largest, float temperature, float
     return total;
 }
 
+// A select for each value and no branch, so that it becomes vector code: masks of JSON have few words without a zero.
+void apply_mask(const int32_t* words, int64_t vocabulary, float* x) {
+    int64_t first = 0;
+    for (; first + 32 <= vocabulary; first += 32) {
+        const auto word = static_cast<uint32_t>(words[first / 32]);
+        if (word == 0xffffffffu) continue;
+        for (uint32_t i = 0; i < 32; ++i) x[first + i] = (word & (1u << i)) != 0 ? x[first + i] : kForbidden;
+    }
+    for (int64_t i = first; i < vocabulary; ++i)
+        if ((static_cast<uint32_t>(words[i / 32]) >> (i % 32) & 1) == 0) x[i] = kForbidden;
+}
+
 // Bias, penalties, mask and bans.
 void adjust(const SampleCall& call, int64_t row, float* x) {
     if (call.bias_starts != nullptr)
@@ -125,16 +137,7 @@ void adjust(const SampleCall& call, int64_t row, float* x) {
             value -= frequency * static_cast<float>(count);
         }
     }
-    if (call.masks != nullptr) {
-        const int32_t* words = call.masks + row * call.mask_words;
-        for (int64_t first = 0; first < call.vocabulary; first += 32) {
-            const auto word = static_cast<uint32_t>(words[first / 32]);
-            if (word == 0xffffffffu) continue;
-            const int64_t count = call.vocabulary - first < 32 ? call.vocabulary - first : 32;
-            for (int64_t i = 0; i < count; ++i)
-                if ((word >> i & 1) == 0) x[first + i] = kForbidden;
-        }
-    }
+    if (call.masks != nullptr) apply_mask(call.masks + row * call.mask_words, call.vocabulary, x);
     if (call.banned_starts != nullptr)
         for (int64_t i = call.banned_starts[row]; i < call.banned_starts[row + 1]; ++i)
             x[call.banned_ids[i]] = kForbidden;
