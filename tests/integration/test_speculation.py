@@ -108,9 +108,9 @@ def next_logits(engine: Engine, tokens: list[int]) -> torch.Tensor:
     parts.kv.attach(seq, 0)
     parts.kv.grow(seq, len(tokens))
     inputs = parts.backend.stage(Batch((Span(seq, 0, len(tokens)),)), parts.kv, parts.pages)
-    logits = torch.cat(list(parts.model.logits(parts.backend.forward(parts.model, inputs))))[-1].clone()
+    (logits,) = parts.model.logits(parts.backend.forward(parts.model, inputs))
     parts.kv.release(seq)
-    return logits
+    return torch.tensor(logits[-1])
 
 
 def target(logits: torch.Tensor, bias: dict[int, float], temperature: float, top_p: float) -> torch.Tensor:

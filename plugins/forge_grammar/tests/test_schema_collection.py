@@ -46,5 +46,5 @@ def test_what_lowering_made_goes_without_collection() -> None:
     gc.collect()
     gc.disable()
     lower(SCHEMA, GrammarOptions())
-    assert not [each for each in gc.get_objects() if isinstance(each, Builder) and vars(each)]
+    assert not [each for each in gc.get_objects() if type(each) is Builder and vars(each)]
     assert gc.collect() < 100

@@ -234,5 +234,10 @@ def test_counts_of_values_are_never_too_high() -> None:
         '{"type": "object"}': INFINITE,
     }
     for schema, count in values.items():
-        program = lower(json.loads(schema), GrammarOptions())
-        assert count_values(program)[program.root] == count, schema
+        program = lower({"uniqueItems": True, "type": "array", "items": json.loads(schema)}, GrammarOptions())
+        (shape,) = (program.arrays[at] for at in program.types[program.root].arrays)
+        assert count_values(program)[shape.rest] == count, schema
+
+
+def test_only_what_unique_items_are_made_of_is_counted() -> None:
+    assert not any(count_values(lower({"items": {"enum": [1, 2]}}, GrammarOptions())))

@@ -6,8 +6,8 @@ may rely on when an item has to differ from earlier ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 
 from forge_grammar.machine.canonical import canonical
 from forge_grammar.program import NONE, ArrayShape, ObjectShape, Program, RootKind, StringTerm, TypeNode
@@ -21,19 +21,27 @@ _MAX_STEPS = 1 << 20
 
 
 def count_values(program: Program) -> list[int]:
-    """For each type how many values it has at least; `INFINITE` for no end of them, and for very many."""
-    dfas = [Dfa.from_bytes(data) for data in program.languages]
-    scalars = [_scalars(node, dfas) for node in program.types]
-    counts = [max(1, count) for count in scalars]
-    composite = [at for at, node in enumerate(program.types) if node.arrays or node.objects]
-    endless = [dfa.start != DEAD and dfa.words_from(dfa.start) >= INFINITE for dfa in dfas]
+    """For each type that values of unique items are made of, how many values it has at least; 0 for other types.
+
+    `INFINITE` stands for no end of them, and for very many.
+    """
+    needed = _reached(program, _item_types(shape for shape in program.arrays if shape.unique))[0]
+    counts = [0] * len(program.types)
+    if not needed:
+        return counts
+    scalars = {at: _scalars(program.types[at], program.languages) for at in needed}
+    for at, count in scalars.items():
+        counts[at] = max(1, count)
+    composite = sorted(at for at in needed if program.types[at].arrays or program.types[at].objects)
     # From below, types that others are made of first in every other round: any round's counts may be relied on.
     for turn in range(_ROUNDS):
         grown = False
         for at in composite if turn % 2 else reversed(composite):
             node = program.types[at]
             arrays = max((count_array(program.arrays[s], counts) for s in node.arrays), default=0)
-            objects = max((_count_object(program.objects[s], counts, endless) for s in node.objects), default=0)
+            objects = max(
+                (_count_object(program.objects[s], counts, program.languages) for s in node.objects), default=0
+            )
             count = min(scalars[at] + arrays + objects, INFINITE)
             grown = grown or count > counts[at]
             counts[at] = max(count, counts[at])
@@ -65,12 +73,12 @@ def count_array(shape: ArrayShape, counts: Sequence[int]) -> int:
     return count if length >= shape.minimum or not shape.unique else 1
 
 
-def _count_object(shape: ObjectShape, counts: Sequence[int], endless: Sequence[bool]) -> int:
+def _count_object(shape: ObjectShape, counts: Sequence[int], languages: Sequence[bytes]) -> int:
     """Of the objects of a shape; see `ObjectShape.fullest` of the machine."""
     open_ = [prop for prop in shape.properties if prop.type != NONE]
     required = sum(prop.required for prop in open_)
     room = shape.maximum == NONE or required < shape.maximum
-    if room and any(c.type != NONE and endless[c.language] for c in shape.classes):
+    if room and any(c.type != NONE and _words(languages[c.language]) >= INFINITE for c in shape.classes):
         return INFINITE
     if shape.maximum != NONE and len(open_) > shape.maximum:
         optional = [prop for prop in open_ if not prop.required][: max(shape.maximum - required, 0)]
@@ -85,24 +93,30 @@ def _product(counts: Iterable[int]) -> int:
     return product
 
 
-def _scalars(node: TypeNode, dfas: Sequence[Dfa]) -> int:
+def _scalars(node: TypeNode, languages: Sequence[bytes]) -> int:
     """Of a type's values that are neither arrays nor objects."""
     texts = [text for text in node.literals if text.startswith('"')]
     bare = [text for text in node.literals if text in ("true", "false", "null")]
     numbers = {canonical(text) for text in node.literals} - set(texts) - set(bare)
-    strings = max([len(texts), *(_strings(term, dfas[term.language]) for term in node.strings)])
-    return min(len(bare) + strings + max([len(numbers), *(_numbers(dfas[at]) for at in node.numbers)]), INFINITE)
+    strings = max([len(texts), *(_strings(term, languages[term.language]) for term in node.strings)])
+    most = max([len(numbers), *(_numbers(languages[at]) for at in node.numbers)])
+    return min(len(bare) + strings + most, INFINITE)
 
 
-def _strings(term: StringTerm, dfa: Dfa) -> int:
-    if dfa.start == DEAD:
-        return 0
-    words = dfa.words_from(dfa.start)
+def _strings(term: StringTerm, language: bytes) -> int:
+    words = _words(language)
     if words >= INFINITE and term.max_length == NONE:
         return INFINITE
-    if term.min_length or term.max_length != NONE:
-        words = _words_within(dfa, term.min_length, term.max_length)
-    return words if words >= INFINITE else max(words - len(term.excluded), 1)
+    if words and (term.min_length or term.max_length != NONE):
+        words = _words_within(Dfa.from_bytes(language), term.min_length, term.max_length)
+    return words if words >= INFINITE or not words else max(words - len(term.excluded), 1)
+
+
+@lru_cache(maxsize=1024)
+def _words(language: bytes) -> int:
+    """How many words a language has, up to `INFINITE`."""
+    dfa = Dfa.from_bytes(language)
+    return 0 if dfa.start == DEAD else min(dfa.words_from(dfa.start), INFINITE)
 
 
 def _words_within(dfa: Dfa, low: int, high: int) -> int:
@@ -140,15 +154,15 @@ def _class_sizes(dfa: Dfa) -> list[int]:
     return sizes
 
 
-def _numbers(dfa: Dfa) -> int:
-    """At least so many values have the number texts of an automaton."""
-    if dfa.start == DEAD:
-        return 0
-    words = dfa.words_from(dfa.start)
-    if words >= INFINITE:
-        return INFINITE
+@lru_cache(maxsize=1024)
+def _numbers(language: bytes) -> int:
+    """At least so many values have the number texts of a language."""
+    words = _words(language)
+    if words == 0 or words >= INFINITE:
+        return words
     if words > _FEW_NUMBERS:
         return words // _SPELLINGS
+    dfa = Dfa.from_bytes(language)
     return len({canonical(text) for text in _texts(dfa, dfa.start, "")})
 
 
@@ -169,17 +183,18 @@ def uncertain(program: Program) -> ArrayShape | None:
 
     Only of shapes that the root reaches.
     """
+    if not any(shape.unique and shape.minimum > 1 for shape in program.arrays):
+        return None
     arrays, _ = reached(program)
     unique = [program.arrays[at] for at in sorted(arrays) if program.arrays[at].unique]
-    counts = count_values(program) if unique else []
-    dfas = [Dfa.from_bytes(data) for data in program.languages] if unique else []
-    return next((shape for shape in unique if not _is_certain(shape, program, counts, dfas)), None)
+    counts = count_values(program)
+    return next((shape for shape in unique if not _is_certain(shape, program, counts)), None)
 
 
-def _is_certain(shape: ArrayShape, program: Program, counts: Sequence[int], dfas: Sequence[Dfa]) -> bool:
+def _is_certain(shape: ArrayShape, program: Program, counts: Sequence[int]) -> bool:
     @cache
     def overlap(a: int, b: int) -> bool:
-        return a == b or _overlap(program.types[a], program.types[b], dfas)
+        return a == b or _overlap(program.types[a], program.types[b])
 
     def type_at(index: int) -> int:
         return shape.prefix[index] if index < len(shape.prefix) else shape.rest
@@ -211,7 +226,7 @@ def _available(shape: ArrayShape, index: int, counts: Sequence[int]) -> int:
     return plain
 
 
-def _overlap(a: TypeNode, b: TypeNode, dfas: Sequence[Dfa]) -> bool:
+def _overlap(a: TypeNode, b: TypeNode) -> bool:
     """Whether two types may have a value in common."""
     if (a.arrays and b.arrays) or (a.objects and b.objects) or (a.strings and b.strings) or (a.numbers and b.numbers):
         return True
@@ -227,25 +242,35 @@ def _overlap(a: TypeNode, b: TypeNode, dfas: Sequence[Dfa]) -> bool:
 def reached(program: Program) -> tuple[set[int], set[int]]:
     """The array and object shapes that the root reaches."""
     roots = [program.root] if program.root_kind is RootKind.JSON else []
-    pending = roots + [trigger.type for trigger in program.triggers]
-    types, arrays, objects = set(pending), set[int](), set[int]()
+    return _reached(program, [*roots, *(trigger.type for trigger in program.triggers)])[1:]
+
+
+def _item_types(shapes: Iterable[ArrayShape]) -> Iterator[int]:
+    """The types of all items of arrays, `NONE` among them."""
+    for shape in shapes:
+        yield from (*shape.prefix, shape.rest)
+        for contains in shape.contains:
+            yield from (*contains.both, *contains.neither)
+
+
+def _reached(program: Program, roots: Iterable[int]) -> tuple[set[int], set[int], set[int]]:
+    """The types, array shapes and object shapes that some types are made of, themselves included."""
+    types, arrays, objects = set[int](), set[int](), set[int]()
+    pending: list[int] = []
 
     def need(ids: Iterable[int]) -> None:
-        for type_id in ids:
-            if type_id != NONE and type_id not in types:
-                types.add(type_id)
-                pending.append(type_id)
+        new = set(ids) - types - {NONE}
+        types.update(new)
+        pending.extend(new)
 
+    need(roots)
     while pending:
         node = program.types[pending.pop()]
         for at in set(node.arrays) - arrays:
             arrays.add(at)
-            shape = program.arrays[at]
-            need((*shape.prefix, shape.rest))
-            for contains in shape.contains:
-                need((*contains.both, *contains.neither))
+            need(_item_types([program.arrays[at]]))
         for at in set(node.objects) - objects:
             objects.add(at)
             need(prop.type for prop in program.objects[at].properties)
             need(key_class.type for key_class in program.objects[at].classes)
-    return arrays, objects
+    return types, arrays, objects

@@ -188,14 +188,14 @@ def flatten(program: Program) -> Flat:
         for t in program.triggers
         for word in (pool.add(t.trigger or t.begin), pool.add(t.begin), t.type, pool.add(t.end))
     ]
-    values = count_values(program) if any(shape.unique for shape in program.arrays) else [0] * len(program.types)
+    values = count_values(program)
     bodies = [
         *([*_type_words(node, pool), many] for node, many in zip(program.types, values)),
         *(_array_words(shape) for shape in program.arrays),
         *(_object_words(shape, pool) for shape in program.objects),
     ]
-    counts = [len(program.types), len(program.arrays), len(program.objects), len(program.triggers)]
-    words = [VERSION, program.root_kind, program.root, program.any_key_order, program.whitespace, *counts, *triggers]
+    sizes = [len(program.types), len(program.arrays), len(program.objects), len(program.triggers)]
+    words = [VERSION, program.root_kind, program.root, program.any_key_order, program.whitespace, *sizes, *triggers]
     offset = len(words) + len(bodies)
     for body in bodies:
         words.append(offset)
