@@ -22,7 +22,7 @@ import pytest
 from forge.testing.models import write_tiny_llama
 from forge.testing.server import Server, chat, install_plugin, serve
 
-SECONDS = float(os.environ.get("FORGE_SOAK_SECONDS", "45"))
+SECONDS = float(os.environ.get("FORGE_SOAK_SECONDS", "60"))
 WARM_UP = min(60.0, SECONDS / 3)
 """Until then buffers, pools and caches may grow to their size."""
 
