@@ -64,6 +64,7 @@ ASKS: dict[str, dict[str, Any]] = {
 @contextmanager
 def drafting(folder: Path, model: Path, drafter: str, mode: str) -> Iterator[Server]:
     """A server with the plugin installed, and the drafter of this name."""
+    (folder / "forge.toml").write_text('[scheduler.options]\ndrafts = "all"\n')  # whatever they cost here
     flags = ("--threads", "1", "--num-blocks", "300", "--drafter", drafter)
     with serve(folder, model, *flags, **install_plugin(folder, "forge_oracle", PLUGIN), ORACLE=mode) as server:
         server.wait()
