@@ -230,6 +230,7 @@ def main() -> None:
     more = options.peer_arguments.split()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("compare: terminated"))  # so that no server outlives this
     try:
+        logs.mkdir(parents=True, exist_ok=True)
         contenders = [forge_server(options.forge.split(), options.model, options.forge_arguments.split())]
         contenders += [
             peer_server(text, options.model, max(options.concurrency), positions, more) for text in options.peer
