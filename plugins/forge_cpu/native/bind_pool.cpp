@@ -127,6 +127,13 @@ void bind_pool(nb::module_& m) {
             return measure_dot(pool.pool, pool.kernels) * 1e-9;
         },
         "pool"_a, "Int8 Gop/s of all threads, from registers.");
+    m.def(
+        "measure_fma",
+        [](BoundPool& pool) {
+            nb::gil_scoped_release released;
+            return measure_fma(pool.pool, pool.kernels) * 1e-9;
+        },
+        "pool"_a, "Float32 Gop/s of all threads, from registers.");
 }
 
 }  // namespace forge

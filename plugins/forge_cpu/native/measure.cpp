@@ -27,6 +27,24 @@ uint64_t read_all(const uint8_t* p, int64_t bytes) {
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
+// Operations a second of a loop that all workers run, the best of several passes.
+template <class Sum>
+double measure_registers(Pool& pool, double (*loop)(int64_t rounds, Sum* sink)) {
+    double best = 0;
+    for (int pass = 0; pass < 8; ++pass) {
+        std::atomic<double> operations{0};
+        std::atomic<Sum> sink{0};
+        const double start = now_seconds();
+        pool.run([&](Worker&) {
+            Sum sum = 0;
+            operations.fetch_add(loop(200'000, &sum));
+            sink.store(sum);
+        });
+        best = std::max(best, operations.load() / (now_seconds() - start));
+    }
+    return best;
+}
+
 }  // namespace
 
 double measure_bandwidth(Pool& pool, int64_t bytes) {
@@ -46,20 +64,8 @@ double measure_bandwidth(Pool& pool, int64_t bytes) {
     return best;
 }
 
-double measure_dot(Pool& pool, const Kernels& kernels) {
-    double best = 0;
-    for (int pass = 0; pass < 8; ++pass) {
-        std::atomic<double> operations{0};
-        std::atomic<int32_t> sink{0};
-        const double start = now_seconds();
-        pool.run([&](Worker&) {
-            int32_t sum = 0;
-            operations.fetch_add(kernels.dot_ceiling(200'000, &sum));
-            sink.fetch_xor(sum);
-        });
-        best = std::max(best, operations.load() / (now_seconds() - start));
-    }
-    return best;
-}
+double measure_dot(Pool& pool, const Kernels& kernels) { return measure_registers<int32_t>(pool, kernels.dot_ceiling); }
+
+double measure_fma(Pool& pool, const Kernels& kernels) { return measure_registers<float>(pool, kernels.fma_ceiling); }
 
 }  // namespace forge

@@ -12,5 +12,7 @@ namespace forge {
 double measure_bandwidth(Pool& pool, int64_t bytes);
 // Int8 operations a second (a multiplication and an addition count as two), the best of several runs.
 double measure_dot(Pool& pool, const Kernels& kernels);
+// Float32 operations a second, likewise.
+double measure_fma(Pool& pool, const Kernels& kernels);
 
 }  // namespace forge
