@@ -110,7 +110,9 @@ void bind_pool(nb::module_& m) {
     nb::class_<Governor>(m, "Governor", "The pool's rule for leaving out workers; times in nanoseconds.")
         .def(nb::init<>())
         .def("idle_workers", &Governor::idle_workers, "now"_a, "threads"_a)
-        .def("report", &Governor::report, "start"_a, "end"_a, "active"_a, "lost"_a);
+        .def("due", &Governor::due, "now"_a)
+        .def("report", &Governor::report, "now"_a, "delay"_a, "active"_a)
+        .def("forget", &Governor::forget);
 
     m.def(
         "measure_bandwidth",

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "governor.hpp"
+#include "run_delay.hpp"
 
 #include <unistd.h>
 
@@ -131,8 +133,8 @@ struct alignas(kCacheLine) Signal {
 
 // What one worker alone writes.
 struct alignas(kCacheLine) Own {
-    int wary_waits = 0;               // waits left that spin only briefly
-    std::atomic<int64_t> lost_ns{0};  // in long waits
+    int wary_waits = 0;  // waits left that spin only briefly
+    RunDelay delay;      // of the pool's own threads: the caller of run() has one wherever it goes
     std::atomic<int64_t> long_waits{0};
     std::atomic<int64_t> sleeps{0};
 };
@@ -152,8 +154,8 @@ struct Team {
 
     void (*body)(Worker&, void*) noexcept = nullptr;
     void* context = nullptr;
-    int active = 1;       // workers of the last region
-    int64_t lost_ns = 0;  // by all workers until then
+    int active = 1;                   // workers of the last region
+    const RunDelay* caller = nullptr;  // of the last region
     uint32_t barrier_epoch = 0;
     uint32_t share_epoch = 0;
     bool stopping = false;
@@ -187,10 +189,32 @@ struct Team {
         return (((last >> kCountBits) + 1) << kCountBits) | static_cast<uint32_t>(workers);
     }
 
-    int64_t all_lost() const {
-        int64_t sum = 0;
-        for (const Own& one : own) sum += one.lost_ns.load(std::memory_order_relaxed);
+    // Of the caller and of all other threads; nothing where one of them can't tell.
+    std::optional<int64_t> run_delay() const {
+        std::optional<int64_t> sum = caller->read();
+        for (size_t i = 1; sum && i < own.size(); ++i) {
+            const std::optional<int64_t> one = own[i].delay.read();
+            sum = one ? std::optional(*sum + *one) : std::nullopt;
+        }
         return sum;
+    }
+
+    // Before a region: how many workers take part.
+    int workers_now() {
+        const auto all = static_cast<int>(own.size());
+        if (all == 1) return 1;
+        thread_local const OpenRunDelay mine;
+        if (caller != &mine) governor.forget();
+        caller = &mine;
+        return all - governor.idle_workers(now_ns(), all);
+    }
+
+    // After it.
+    void tell_governor() {
+        if (own.size() == 1) return;
+        const int64_t now = now_ns();
+        if (!governor.due(now)) return;
+        if (const std::optional<int64_t> delay = run_delay()) governor.report(now, *delay, active);
     }
 
     void stop() {
@@ -200,6 +224,7 @@ struct Team {
     }
 
     void serve(int index) {
+        own[static_cast<size_t>(index)].delay.open();
         uint32_t seen = 0;
         while (true) {
             const uint32_t current = region.value.load(std::memory_order_acquire);
@@ -240,7 +265,6 @@ void Worker::barrier() {
     const int64_t waited = now_ns() - start;
     if (waited > limit) {
         own.wary_waits = kDisturbedWaits;
-        own.lost_ns.fetch_add(waited, std::memory_order_relaxed);
         own.long_waits.fetch_add(1, std::memory_order_relaxed);
     } else if (own.wary_waits > 0) {
         --own.wary_waits;
@@ -322,16 +346,15 @@ Pool::~Pool() {
 
 int Pool::size() const { return static_cast<int>(team_->own.size()); }
 
-void Pool::run_region(Region region, void* context, bool waits_tell) {
+void Pool::run_region(Region region, void* context) {
     if (inside_region) throw std::logic_error("a parallel region can't start another one");
     if (team_->process != getpid())
         throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
     const std::lock_guard<std::mutex> lock(team_->one_region);
     Team& team = *team_;
-    const int64_t start = now_ns();
     team.body = region;
     team.context = context;
-    const int workers = size() - team.governor.idle_workers(start, size());
+    const int workers = team.workers_now();
     if (workers != team.active) {
         // Words of workers that were left out have aged; an epoch far enough behind would look like one ahead.
         for (Remaining& range : team.remaining) range.word.store(pack_range(team.share_epoch, 0, 0));
@@ -339,9 +362,7 @@ void Pool::run_region(Region region, void* context, bool waits_tell) {
     }
     if (workers > 1) team.region.raise(Team::next_signal(team.region.value.load(std::memory_order_relaxed), workers));
     team.take_part(0, workers);
-    const int64_t lost = team.all_lost();
-    if (waits_tell) team.governor.report(start, now_ns(), workers, lost - team.lost_ns);
-    team.lost_ns = lost;
+    team.tell_governor();
     team.regions.fetch_add(1, std::memory_order_relaxed);
     if (workers < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);
 }

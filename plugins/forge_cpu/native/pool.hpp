@@ -59,27 +59,23 @@ public:
     // Runs body(worker) on every worker and returns when all are done. The body must not throw. Calls from several
     // threads run one after the other. Throws std::logic_error from inside a region, and in a forked child.
     // Subnormal floats are flushed to zero inside.
-    //
-    // waits_tell: whether long waits in it may be taken for a neighbour that holds a core. They may not where workers
-    // wait for something else, such as pages of a file or of fresh memory.
     template <class Body>
-    void run(Body&& body, bool waits_tell = true) {
+    void run(Body&& body) {
         using Plain = std::remove_reference_t<Body>;
-        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body,
-                   waits_tell);
+        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body);
     }
 
     struct Statistics {
         int64_t regions;          // run() calls
         int64_t reduced_regions;  // those that left workers out because a core was taken
-        int64_t long_waits;       // barrier waits over the limit that counts as a disturbance
+        int64_t long_waits;       // barrier waits so long that the next ones spin less
         int64_t sleeps;           // waits that ended in the kernel
     };
     Statistics statistics() const;
 
 private:
     using Region = void (*)(Worker&, void*) noexcept;
-    void run_region(Region region, void* context, bool waits_tell);
+    void run_region(Region region, void* context);
     std::unique_ptr<Team> team_;
 };
 
