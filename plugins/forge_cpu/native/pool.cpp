@@ -209,12 +209,12 @@ struct Team {
         return all - governor.idle_workers(now_ns(), all);
     }
 
-    // After it.
-    void tell_governor() {
+    // After it. ready: what workers_now() said.
+    void tell_governor(int ready) {
         if (own.size() == 1) return;
         const int64_t now = now_ns();
         if (!governor.due(now)) return;
-        if (const std::optional<int64_t> delay = run_delay()) governor.report(now, *delay, active);
+        if (const std::optional<int64_t> delay = run_delay()) governor.report(now, *delay, ready);
     }
 
     void stop() {
@@ -346,7 +346,7 @@ Pool::~Pool() {
 
 int Pool::size() const { return static_cast<int>(team_->own.size()); }
 
-void Pool::run_region(Region region, void* context) {
+void Pool::run_region(Region region, void* context, int64_t most) {
     if (inside_region) throw std::logic_error("a parallel region can't start another one");
     if (team_->process != getpid())
         throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
@@ -354,7 +354,8 @@ void Pool::run_region(Region region, void* context) {
     Team& team = *team_;
     team.body = region;
     team.context = context;
-    const int workers = team.workers_now();
+    const int ready = team.workers_now();
+    const int workers = most < ready ? std::max(static_cast<int>(most), 1) : ready;
     if (workers != team.active) {
         // Words of workers that were left out have aged; an epoch far enough behind would look like one ahead.
         for (Remaining& range : team.remaining) range.word.store(pack_range(team.share_epoch, 0, 0));
@@ -362,9 +363,9 @@ void Pool::run_region(Region region, void* context) {
     }
     if (workers > 1) team.region.raise(Team::next_signal(team.region.value.load(std::memory_order_relaxed), workers));
     team.take_part(0, workers);
-    team.tell_governor();
+    team.tell_governor(ready);
     team.regions.fetch_add(1, std::memory_order_relaxed);
-    if (workers < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);
+    if (ready < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);
 }
 
 Pool::Statistics Pool::statistics() const {

@@ -59,10 +59,12 @@ public:
     // Runs body(worker) on every worker and returns when all are done. The body must not throw. Calls from several
     // threads run one after the other. Throws std::logic_error from inside a region, and in a forked child.
     // Subnormal floats are flushed to zero inside.
+    //
+    // most: of how many workers the body can make use; the others aren't woken. Counts as 1 below it.
     template <class Body>
-    void run(Body&& body) {
+    void run(Body&& body, int64_t most = INT64_MAX) {
         using Plain = std::remove_reference_t<Body>;
-        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body);
+        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body, most);
     }
 
     struct Statistics {
@@ -75,7 +77,7 @@ public:
 
 private:
     using Region = void (*)(Worker&, void*) noexcept;
-    void run_region(Region region, void* context);
+    void run_region(Region region, void* context, int64_t most);
     std::unique_ptr<Team> team_;
 };
 
