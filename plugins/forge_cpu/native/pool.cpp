@@ -33,7 +33,7 @@ constexpr int kMostThreads = 256;
 constexpr int64_t kMostChunks = int64_t{1} << 20;
 constexpr int kQuietSpins = 2000;       // pauses before sleeping while waits are short: tens of microseconds
 constexpr int kDisturbedSpins = 100;    // after a wait that outlasted the limit below: its neighbour needs the core
-constexpr int kDisturbedWaits = 64;     // short waits in a row until spinning is trusted again
+constexpr int kDisturbedWaits = 16;     // short waits in a row until spinning is trusted again
 constexpr int64_t kLongWait = 100'000;  // nanoseconds
 constexpr int64_t kLongWakeUp = 1'000'000;
 
