@@ -33,6 +33,13 @@ def test_work_of_a_slow_worker_is_stolen_once(threads: int) -> None:
     assert make_pool(threads).count_shared(200, 1, shares=200, linger=2000) == [200] * 200
 
 
+def test_regions_of_ever_other_numbers_of_workers() -> None:
+    pool = make_pool(4)
+    for most in np.random.default_rng(0).integers(-1, 6, 2000).tolist():
+        assert pool.count_shared(37, 2, shares=4, linger=20, most=most) == [4] * 37
+    assert pool.statistics["regions"] == 2000
+
+
 def test_more_chunks_than_a_range_can_count() -> None:
     counts = np.asarray(make_pool(2).count_shared(3_000_000, 1, shares=2))
     assert (counts == 2).all()
