@@ -114,6 +114,7 @@ void bind_pool(nb::module_& m) {
         .def("idle_workers", &Governor::idle_workers, "now"_a, "threads"_a)
         .def("due", &Governor::due, "now"_a)
         .def("report", &Governor::report, "now"_a, "delay"_a, "active"_a)
+        .def("calm", &Governor::calm, "now"_a)
         .def("forget", &Governor::forget);
 
     m.def(

@@ -1,4 +1,4 @@
-// Decides how many workers a parallel region leaves out because other processes hold cores.
+// Decides how many workers a parallel region leaves out because other processes hold cores, and whether others are about.
 //
 // For the pool, which tells how long its threads have been ready to run without a core. Waits at barriers would say less:
 // uneven work looks like a neighbour there, and a neighbour that delays every waking thread by a little looks like none.
@@ -33,18 +33,24 @@ public:
     // active: workers of the region that ended now.
     void report(int64_t now, int64_t delay, int active) {
         const int64_t ran = now - begin_, delayed = delay - delay_;
-        const bool judges = measuring_ && active > 1;
+        const bool judges = measuring_;
         begin_ = now;
         delay_ = delay;
         measuring_ = true;
         if (!judges) return;
-        if (delayed * std::min(active, kLeastShare) > ran) {
+        const int64_t worth = delayed * std::min(active, kLeastShare);
+        if (2 * worth > ran) disturbed_at_ = now;
+        if (active < 2) return;
+        if (worth > ran) {
             ++idle_;
             hold_ = probing_ ? std::min(hold_ * 2, kLongestHold) : kShortestHold;
             probe_at_ = now + hold_;
         }
         probing_ = false;
     }
+
+    // Whether for long no window came near to leaving a worker out.
+    bool calm(int64_t now) const { return now - disturbed_at_ > kCalmAfter; }
 
     // What has been measured isn't continued: the next report comes from other threads.
     void forget() { measuring_ = false; }
@@ -57,6 +63,8 @@ private:
     static constexpr int kLeastShare = 4;
     static constexpr int64_t kShortestHold = 50'000'000;
     static constexpr int64_t kLongestHold = 1'600'000'000;
+    // So that trials while a neighbour stays aren't calm.
+    static constexpr int64_t kCalmAfter = 2'000'000'000;
 
     int idle_ = 0;
     bool measuring_ = false;  // a window has begun
@@ -66,6 +74,7 @@ private:
     int64_t last_end_ = 0;
     int64_t probe_at_ = 0;
     int64_t hold_ = kShortestHold;
+    int64_t disturbed_at_ = -kCalmAfter;
 };
 
 }  // namespace forge

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <latch>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "governor.hpp"
+#include "placement.hpp"
 #include "run_delay.hpp"
 
 #include <unistd.h>
@@ -144,7 +146,11 @@ thread_local bool inside_region = false;
 }  // namespace
 
 struct Team {
-    explicit Team(int threads) : own(static_cast<size_t>(threads)), remaining(static_cast<size_t>(threads)) {}
+    explicit Team(int threads)
+        : own(static_cast<size_t>(threads)),
+          remaining(static_cast<size_t>(threads)),
+          placement(threads),
+          started(threads - 1) {}
 
     Signal region;   // counts regions and names their workers; the threads wait for it between them
     Signal barrier;  // counts barriers passed
@@ -162,6 +168,8 @@ struct Team {
 
     std::mutex one_region;
     Governor governor;
+    Placement placement;
+    std::latch started;
     std::atomic<int64_t> regions{0};
     std::atomic<int64_t> reduced_regions{0};
     int64_t process = getpid();
@@ -206,7 +214,10 @@ struct Team {
         thread_local const OpenRunDelay mine;
         if (caller != &mine) governor.forget();
         caller = &mine;
-        return all - governor.idle_workers(now_ns(), all);
+        const int64_t now = now_ns();
+        const int ready = all - governor.idle_workers(now, all);
+        placement.before_region(ready == all && governor.calm(now));
+        return ready;
     }
 
     // After it. ready: what workers_now() said.
@@ -225,6 +236,8 @@ struct Team {
 
     void serve(int index) {
         own[static_cast<size_t>(index)].delay.open();
+        placement.introduce(index);
+        started.count_down();
         uint32_t seen = 0;
         while (true) {
             const uint32_t current = region.value.load(std::memory_order_acquire);
@@ -333,6 +346,7 @@ Pool::Pool(int threads) {
         team_->stop();
         throw;
     }
+    team_->started.wait();
 }
 
 Pool::~Pool() {

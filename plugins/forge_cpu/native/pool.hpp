@@ -47,8 +47,9 @@ struct Worker {
 
 class Pool {
 public:
-    // Starts threads - 1 threads; the caller of run() is the first worker. Throws std::invalid_argument unless
-    // 1 <= threads <= 256, std::system_error where a thread can't be started.
+    // Starts threads - 1 threads; the caller of run() is the first worker. Where there are as many threads as the process
+    // has cores, each worker but the caller is bound to one while no other process wants them (placement.hpp). Throws
+    // std::invalid_argument unless 1 <= threads <= 256, std::system_error where a thread can't be started.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;

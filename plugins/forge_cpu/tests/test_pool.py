@@ -213,6 +213,26 @@ def test_a_trial_isnt_judged_by_the_delays_before_it() -> None:
     assert len([t for t in machine.full if t > 45 * MILLISECOND]) >= 200
 
 
+def test_it_is_calm_until_delays_come_near_a_workers_worth_and_again_after_two_seconds() -> None:
+    machine = Neighbourhood(2)
+    machine.run(1000, delayed=0.2)
+    assert machine.governor.calm(machine.now)
+    machine.run(100, delayed=0.3)
+    assert not machine.governor.calm(machine.now)
+    machine.run(1800)
+    assert not machine.governor.calm(machine.now)
+    machine.run(300)
+    assert machine.governor.calm(machine.now)
+
+
+def test_trials_beside_a_neighbour_that_stays_are_never_calm() -> None:
+    machine = Neighbourhood(2)
+    machine.run(100, delayed=0.9)
+    for _ in range(2000):
+        machine.run(5, delayed=0.9)
+        assert not machine.governor.calm(machine.now)
+
+
 def test_another_caller_starts_a_new_measurement() -> None:
     machine = Neighbourhood(2)
     for _ in range(50):
@@ -234,7 +254,9 @@ print(pool.statistics["regions"])
 """
 
 
-@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the system doesn't count run-queue delays")
+@pytest.mark.skipif(
+    not Path("/proc/thread-self/schedstat").exists(), reason="the system doesn't count run-queue delays"
+)
 def test_two_workers_that_share_a_core_become_one() -> None:
     """The whole way, from the system's counters to a region that goes without a worker."""
     done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, timeout=60, check=False)
