@@ -123,10 +123,13 @@ private:
         pairs_ = static_cast<int64_t>(model_.inverse_frequencies.size());
         table_ = pieces.take<float>(rows * 2 * pairs_);
         const int64_t tall = std::max(rows * std::max(hidden_, attended_width_), mlp_rows * ffn_);
-        shared_ = {pieces.take<float>(tall), pieces.take<std::byte>(2 * step_.rounding.terms * tall)};
+        const int64_t terms = step_.rounding.terms;
+        shared_ = {pieces.take<float>(tall),
+                   pieces.take<std::byte>(std::max(activation_bytes(rows, std::max(hidden_, attended_width_), terms),
+                                                   activation_bytes(mlp_rows, ffn_, terms)))};
         private_.resize(threads);
         for (Operand& own : private_)
-            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, step_.rounding.terms))};
+            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, terms))};
         int64_t partials = 0, scratch = 0;
         for (size_t i = 0; i < plans_.size(); ++i) {
             partials = std::max(partials, plans_[i]->partial_floats);

@@ -13,7 +13,7 @@ constexpr float kNever = __builtin_huge_valf();
 
 #if defined(FORGE_ISA_AVX512)
 // In one store: the block's line is often in another core's cache, and many small stores would wait for it together.
-FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, bool refined, ActivationBlock* out) {
+FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, ActivationBlock* out) {
     const __m256i q = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high.v), _mm512_cvtsepi32_epi8(low.v));
     // The sum of each half's sixteen values, in all of its lanes.
     __m256i halves = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
@@ -25,12 +25,11 @@ FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, bool refined
                                                 _mm256_setr_epi32(0, 0, -8, -128, -32, -32, 0, 0));
     const __m256 scales = _mm256_set1_ps(scale);
     const __m256 scaled = _mm256_blend_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), scales), scales, 1);
-    const __m256i flagged = _mm256_blend_epi32(products, _mm256_set1_epi32(refined), 0x40);
-    const __m256i rest = _mm256_blend_epi32(flagged, _mm256_castps_si256(scaled), 3);
+    const __m256i rest = _mm256_blend_epi32(products, _mm256_castps_si256(scaled), 3);
     _mm512_store_si512(out, _mm512_inserti64x4(_mm512_castsi256_si512(q), rest, 1));
 }
 #else
-FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, bool refined, ActivationBlock* out) {
+FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, ActivationBlock* out) {
     store_i8(out->q, low);
     store_i8(out->q + 16, high);
     const int32_t sum_low = reduce_add(low), sum_high = reduce_add(high), sum = sum_low + sum_high;
@@ -40,8 +39,7 @@ FORGE_INLINE void write_block(i32x16 low, i32x16 high, float scale, bool refined
     out->minus_128 = -128 * sum;
     out->minus_32_low = -32 * sum_low;
     out->minus_32_high = -32 * sum_high;
-    out->refined = refined;
-    out->unused = 0;
+    out->unused[0] = out->unused[1] = 0;
 }
 #endif
 
@@ -54,7 +52,7 @@ FORGE_INLINE bool quantize_block(f32x16& low, f32x16& high, float above, Activat
     const f32x16 inverse = splat(vanishes ? 0.f : 127.f / largest);
     const i32x16 q_low = round_to_int(low * inverse), q_high = round_to_int(high * inverse);
     const bool refined = scale > above;
-    write_block(q_low, q_high, scale, refined, out);
+    write_block(q_low, q_high, scale, out);
     if (!refined) return false;
     const f32x16 minus_scale = splat(-scale);
     low = fma(to_float(q_low), minus_scale, low);
@@ -78,7 +76,9 @@ float refined_above(const float* row, int64_t cols, const Rounding& rounding) {
 FORGE_INLINE void quantize_terms(const float* x, float above, const ActivationRow& to, int64_t b) {
     ActivationBlock* out = to.first + b * to.stride;
     f32x16 low = load(x), high = load(x + 16);
-    if (quantize_block(low, high, above, out)) quantize_block(low, high, kNever, out + to.second);
+    const bool refined = quantize_block(low, high, above, out);
+    if (to.refined != nullptr) to.refined[b * to.height] = refined;
+    if (refined) quantize_block(low, high, kNever, out + to.height);
 }
 
 }  // namespace
