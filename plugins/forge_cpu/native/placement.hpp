@@ -70,9 +70,9 @@ private:
     }
     bool ours(size_t worker, const cpu_set_t& now) const { return CPU_EQUAL(&now, &set_[worker]) != 0; }
 
-    std::vector<pid_t> threads_;    // by worker
-    std::vector<int> cores_;        // by worker; the first one's is where the caller was seen last
-    std::vector<cpu_set_t> set_;    // by worker: what it's bound to
+    std::vector<pid_t> threads_;  // by worker
+    std::vector<int> cores_;      // by worker; the first one's is where the caller was seen last
+    std::vector<cpu_set_t> set_;  // by worker: what it's bound to
     cpu_set_t allowed_;
     bool usable_ = false;
     bool bound_ = false;
