@@ -11,6 +11,7 @@
 
 #ifdef __linux__
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
@@ -31,7 +32,7 @@ public:
     }
 
     // Called once by every worker but the first, before any region.
-    void introduce(int worker) { threads_[static_cast<size_t>(worker)] = gettid(); }
+    void introduce(int worker) { threads_[static_cast<size_t>(worker)] = static_cast<pid_t>(syscall(SYS_gettid)); }
 
     // Before each region, by its caller. wanted: whether workers shall be bound in it.
     void before_region(bool wanted) {
