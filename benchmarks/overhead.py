@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,12 @@ async def read_streams(url: str, kind: str, streams: int, process: psutil.Proces
         words = random.Random(index).choices(("river", "stone", "cloud", "light", "seven"), k=PROMPT - 30)
         body = {"messages": [{"role": "user", "content": " ".join(words)}], "stream": True, "max_tokens": TOKENS}
         async with server.request("POST", "/v1/chat/completions", msgspec.json.encode(body | FIELDS[kind])) as reply:
-            async for data in reply.pieces():
-                chunks[index] += data.count(b"data: ")
+            await reply.deliver(partial(count, index))
         ended = True
+
+    def count(index: int, data: bytes) -> bool:
+        chunks[index] += data.count(b"data: ")
+        return True
 
     def used() -> float:
         times = process.cpu_times()
