@@ -229,9 +229,12 @@ class Engine:
                     drafts[seq.id] = draft
         return drafts
 
-    def _propose(self, drafter: Drafter, seq: LiveSequence, limit: int) -> Draft:
+    def _propose(self, drafter: Drafter, seq: LiveSequence, limit: int) -> Draft | None:
         """A draft up to the first id that there isn't. Errors: whatever the drafter raises, or what it returned."""
-        draft = as_draft(drafter.propose(seq, limit)).first(limit)
+        proposed = drafter.propose(seq, limit)
+        if not len(proposed):
+            return None
+        draft = as_draft(proposed).first(limit)
         tokens = [operator.index(token) for token in draft.tokens]
         known = range(self.parts.model.vocab_size)
         right = next((i for i, token in enumerate(tokens) if token not in known), len(tokens))

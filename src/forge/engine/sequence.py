@@ -40,6 +40,9 @@ class LiveSequence:
         self.id = id
         self.request = request
         self.choice = choice
+        self.priority = request.priority
+        self.sampling: SamplingParams = request.sampling
+        self.prompt_logprobs = request.prompt_logprobs
         self.tokens: list[int] = list(request.prompt)
         self.prompt_len = len(request.prompt)
         self.max_len = max_len
@@ -65,18 +68,6 @@ class LiveSequence:
         """Whether the last draft's fate tells how good the next ones are: not of those that say so themselves."""
         self.drafted = self.accepted = 0
         self._scored = 1  # the first prompt token follows nothing, so that it has no score
-
-    @property
-    def priority(self) -> int:
-        return self.request.priority
-
-    @property
-    def sampling(self) -> SamplingParams:
-        return self.request.sampling
-
-    @property
-    def prompt_logprobs(self) -> bool:
-        return self.request.prompt_logprobs
 
     def judged(self, draft: Draft) -> Draft:
         """The draft with its chances; where it has none, those that earlier ones suggest."""
@@ -150,7 +141,10 @@ class LiveSequence:
             usage=self._usage() if self.finish_reason is not None else None,
             error=error,
         )
-        self._text, self._pending_ids, self._pending_logprobs, self._prompt_logprobs = [], [], [], []
+        self._text.clear()
+        self._pending_ids = []
+        if self._pending_logprobs or self._prompt_logprobs:
+            self._pending_logprobs, self._prompt_logprobs = [], []
         return delta
 
     def _usage(self) -> Usage:
