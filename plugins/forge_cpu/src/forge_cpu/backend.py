@@ -77,6 +77,8 @@ class CpuBackend(Backend):
         self._pool = native.Pool(threads or usable_cores(), isa, bits, loud)
         self._kv_format = options.kv_format
         self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
+        self._pages: tuple[tuple[Pages, ...], list[Any] | None] = (), []
+        """The pages of the last step, and what `_native_pages` said of them."""
 
     # -- weights and pages
 
@@ -138,9 +140,8 @@ class CpuBackend(Backend):
         return out
 
     def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
-        native_model = self._model(model)
-        pages = [page.pages for page in inputs.pages if isinstance(page, NativePages)]
-        if native_model is None or len(pages) != len(inputs.pages):
+        native_model, pages = self._model(model), self._native_pages(inputs.pages)
+        if native_model is None or pages is None:
             return super().forward(model, inputs.tensors(self.device))
         stack = model.stack()
         assert stack is not None
@@ -163,11 +164,20 @@ class CpuBackend(Backend):
 
     def _model(self, model: Model) -> Any | None:
         """The native form of a model, made when it's first seen; None for one that isn't a plain decoder stack."""
-        if model not in self._models:
+        try:
+            return self._models[model]
+        except KeyError:
             stack = model.stack()
             served = stack is not None and _serves_stack(stack)
-            self._models[model] = self._build(stack) if stack is not None and served else None
-        return self._models[model]
+            native_model = self._models[model] = self._build(stack) if stack is not None and served else None
+            return native_model
+
+    def _native_pages(self, pages: tuple[Pages, ...]) -> list[Any] | None:
+        """Each layer's native pages, the same for all steps; None if some are another backend's."""
+        if self._pages[0] is not pages:
+            native = [page.pages for page in pages if isinstance(page, NativePages)]
+            self._pages = pages, native if len(native) == len(pages) else None
+        return self._pages[1]
 
     def _build(self, stack: DecoderStack) -> Any:
         rope = stack.specs[0].rope
