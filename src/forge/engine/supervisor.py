@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import attrs
+import msgspec
 
 from forge.config import Config, to_dict
 from forge.engine.channel import Frames, encode
@@ -144,13 +144,18 @@ class Answer:
 
 def merge(a: Delta, b: Delta) -> Delta:
     """Two deltas of one choice as one."""
-    return attrs.evolve(
+    return msgspec.structs.replace(
         b,
         text=a.text + b.text,
         token_ids=a.token_ids + b.token_ids,
         logprobs=None if a.logprobs is b.logprobs is None else (a.logprobs or []) + (b.logprobs or []),
         prompt_logprobs=a.prompt_logprobs or b.prompt_logprobs,
     )
+
+
+def _log_failure(observer: Observer, event: str) -> None:
+    """It's a fault of the observer's own, and no request's."""
+    log.exception("%s.%s failed", type(observer).__name__, event)
 
 
 class _Link(asyncio.BufferedProtocol):
@@ -372,7 +377,11 @@ class EngineClient:
                     answer = self._answers.get(delta.request_id)
                     if answer is None:
                         continue
-                    self._tell("gained", answer.request, delta)
+                    for observer in self.observers:
+                        try:
+                            observer.gained(answer.request, delta)
+                        except Exception:
+                            _log_failure(observer, "gained")
                     if answer.deliver(delta):
                         del self._answers[delta.request_id]
                         self._tell("over", answer.request, None)
@@ -425,7 +434,7 @@ class EngineClient:
             try:
                 getattr(observer, event)(*arguments)
             except Exception:
-                log.exception("%s.%s failed", type(observer).__name__, event)
+                _log_failure(observer, event)
 
     def _send(self, message: ToEngine) -> None:
         if self._transport is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import hypercorn.asyncio.run
@@ -34,6 +34,11 @@ class Http1(H11Protocol):
     _chunked = False
     """Whether what is sent now are a response's chunks."""
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        connection = getattr(self.send, "__self__", None)
+        self._write = connection.write if isinstance(connection, Connection) else None
+
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Body) and self._chunked and event.data:
             await self.send(RawData(data=_chunk(event.data)))
@@ -48,8 +53,7 @@ class Http1(H11Protocol):
 
     def write(self, data: bytes) -> bool:
         """Send a chunk of the response at once, as far as its client keeps up; False: it isn't sent."""
-        connection = getattr(self.send, "__self__", None)
-        return self._chunked and isinstance(connection, Connection) and connection.write(_chunk(data))
+        return self._chunked and self._write is not None and self._write(_chunk(data))
 
 
 def _chunk(data: bytes) -> bytes:
