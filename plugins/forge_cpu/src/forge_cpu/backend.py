@@ -25,7 +25,7 @@ from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled
 from forge.interfaces.step import lay_out
 from forge_cpu import CpuOptions
-from forge_cpu.arrays import contiguous, empty_like
+from forge_cpu.arrays import Recycled, contiguous, empty_like
 from forge_cpu.machine import usable_cores
 from forge_cpu.native import extension
 from forge_cpu.pages import NativePages
@@ -77,6 +77,8 @@ class CpuBackend(Backend):
         self._pool = native.Pool(threads or usable_cores(), isa, bits, loud)
         self._kv_format = options.kv_format
         self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
+        self._logits = Recycled()
+        """For the products of whole models' rows: some megabytes, the same in every step."""
         self._pages: tuple[tuple[Pages, ...], list[Any] | None] = (), []
         """The pages of the last step, and what `_native_pages` said of them."""
 
@@ -108,7 +110,8 @@ class CpuBackend(Backend):
     def linear(self, x: torch.Tensor, weights: Prepared, bias: Vector | None = None) -> torch.Tensor:
         if not isinstance(weights, PackedWeights):
             return super().linear(x, weights, bias)
-        out = empty_like(x, len(x), weights.out_features)
+        shape = len(x), weights.out_features
+        out = self._logits.empty(*shape) if isinstance(x, np.ndarray) else empty_like(x, *shape)
         self._native.linear(self._pool, contiguous(x), weights.matrix, bias, out)
         return out
 
