@@ -100,7 +100,7 @@ class DefaultSampler(Sampler):
     ) -> Picked:
         seqs = [span.seq for span in batch.spans if span.samples and len(span.output_rows) == 1]
         if len(seqs) == len(batch.spans) and not masks and self._simple(seqs):
-            return self._draw(logits, seqs)
+            return self._draw(logits, seqs, [span.stop for span in batch.spans])
         rows = [row for span in batch.spans for row in self._rows(span, masks.get(span.seq.id))]
         drawn: list[tuple[int, TokenLogprobs | None]] = []
         for slab in logits:
@@ -119,14 +119,15 @@ class DefaultSampler(Sampler):
             self._drawn = seqs
         return True
 
-    def _draw(self, logits: Iterable[torch.Tensor], seqs: list[Sequence]) -> Picked:
+    def _draw(self, logits: Iterable[torch.Tensor], seqs: list[Sequence], positions: list[int]) -> Picked:
         """Draw the next token of each sequence, where nothing else is asked for: most steps."""
         tokens: list[int] = []
         for slab in logits:
-            known = self._constant(len(tokens), seqs[len(tokens) : len(tokens) + len(slab)])
+            rows = slice(len(tokens), len(tokens) + len(slab))
+            known = self._constant(rows.start, seqs[rows])
             if known.plain is None:
                 known.plain = RowSampling(position=np.empty(len(slab), dtype=np.uint32), **known.columns)
-            known.plain.position[:] = [len(seq.tokens) for seq in known.seqs]
+            known.plain.position[:] = positions[rows]
             tokens += self.backend.sample(slab, known.plain).tokens.tolist()
         return Picked([[token] for token in tokens], [None] * len(seqs), [[] for _ in seqs])
 
