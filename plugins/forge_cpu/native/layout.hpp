@@ -69,8 +69,7 @@ struct MatrixView {
 };
 
 // 32 inputs of one activation row, as int8: x ≈ scale·q. One cache line, so that a kernel walks a single pointer.
-// With two terms a second block holds what the first one's rounding lost, so that values have some 15 bits; where the
-// first says that it isn't refined, the second was never written and counts as zero.
+// With two terms a second block may hold what the first one's rounding lost, so that values have some 15 bits.
 struct alignas(64) ActivationBlock {
     int8_t q[kBlock];  // in [-127, 127]
     float scale;
@@ -79,15 +78,16 @@ struct alignas(64) ActivationBlock {
     int32_t minus_128;
     int32_t minus_32_low;  // of the first 16 and the last 16 values
     int32_t minus_32_high;
-    int32_t refined;  // 1: a second term follows
-    int32_t unused;
+    int32_t unused[2];
 };
 static_assert(sizeof(ActivationBlock) == 64);
 
-// The blocks of one activation row: first[b * stride], its second term at first[b * stride + second].
+// The blocks of one activation row: first[b * stride], its second term, if refined[b * height] is 1, at
+// first[b * stride + height]. refined: null with one term.
 struct ActivationRow {
     ActivationBlock* first;
-    int64_t stride, second;
+    uint8_t* refined;
+    int64_t stride, height;
 };
 
 // How finely activations are rounded. A block has a second term if its scale exceeds `loud` times the mean magnitude of
@@ -101,9 +101,11 @@ struct Rounding {
 };
 
 // Quantised activation rows, in tiles of nearly equal height: for each 32 columns a tile holds its rows' first terms side
-// by side, then their second ones. The memory is the caller's: activation_bytes() of it, aligned to 64. Columns are a multiple of 32.
+// by side, then room for their second ones, of which `refined` says in the same order whether they're there (1 or 0).
+// The memory is the caller's: activation_bytes() of it, aligned to 64. Columns are a multiple of 32.
 struct Activations {
     ActivationBlock* blocks;
+    uint8_t* refined;  // null with one term; 16 bytes may be read from any of them
     int64_t rows, cols;
     int64_t tiles;  // of rows / tiles rows each, and one more in the first rows % tiles
     Rounding rounding;
@@ -117,22 +119,29 @@ struct Activations {
     __attribute__((always_inline)) ActivationBlock* tile_blocks(int64_t tile) const {
         return blocks + tile_begin(tile) * rounding.terms * blocks_a_row();
     }
+    __attribute__((always_inline)) uint8_t* tile_refined(int64_t tile) const {
+        return refined ? refined + tile_begin(tile) * blocks_a_row() : nullptr;
+    }
     __attribute__((always_inline)) ActivationRow row(int64_t row) const {
         const int64_t height = rows / tiles, tall = rows % tiles * (height + 1);
         const int64_t tile = row < tall ? row / (height + 1) : rows % tiles + (row - tall) / height;
         const int64_t begin = tile_begin(tile), rows_here = tile_begin(tile + 1) - begin;
-        return {tile_blocks(tile) + (row - begin), rows_here * rounding.terms, rows_here};
+        return {tile_blocks(tile) + (row - begin), refined ? tile_refined(tile) + (row - begin) : nullptr,
+                rows_here * rounding.terms, rows_here};
     }
 };
 
 __attribute__((always_inline)) inline int64_t activation_bytes(int64_t rows, int64_t cols, int64_t terms) {
-    return rows * terms * (cols / kBlock) * static_cast<int64_t>(sizeof(ActivationBlock));
+    const int64_t blocks = rows * (cols / kBlock), marks = terms == 1 ? 0 : blocks + 16;
+    return blocks * terms * static_cast<int64_t>(sizeof(ActivationBlock)) + (marks + 63) / 64 * 64;
 }
-// tile_rows: the most rows that a tile has.
+// tile_rows: the most rows that a tile has, 16 at most.
 __attribute__((always_inline)) inline Activations activations_in(void* memory, int64_t rows, int64_t cols,
                                                                  int64_t tile_rows, Rounding rounding) {
     const int64_t tiles = rows > 0 ? (rows + tile_rows - 1) / tile_rows : 1;
-    return {static_cast<ActivationBlock*>(memory), rows, cols, tiles, rounding};
+    auto* blocks = static_cast<ActivationBlock*>(memory);
+    auto* refined = reinterpret_cast<uint8_t*>(blocks + rows * (cols / kBlock) * rounding.terms);
+    return {blocks, rounding.terms == 1 ? nullptr : refined, rows, cols, tiles, rounding};
 }
 
 }  // namespace forge

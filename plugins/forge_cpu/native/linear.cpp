@@ -43,38 +43,41 @@ FORGE_INLINE void add_block(const Decoded& in, const uint8_t* a, f32x16* f) {
     }
 }
 
-// G rows of one block: their first terms, then the second ones unless none of these rows has any. Where only some do,
-// the others' count as zero, which leaves their sums as they are.
-template <class Format, int G>
-FORGE_INLINE void add_terms(const Decoded& in, const uint8_t* a, int64_t second, f32x16* f) {
-    add_block<Format, G>(in, a, f);
-    if (second == 0) return;
-    constexpr int kStride = sizeof(ActivationBlock), kRefined = offsetof(ActivationBlock, refined);
-    int32_t any = 0, all = 1;
-#pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) {
-        const int32_t one = peek<int32_t>(a + g * kStride + kRefined);
-        any |= one;
-        all &= one;
-    }
-    if (any == 0) return;
-    if (all != 0) {
-        add_block<Format, G>(in, a + second, f);
-        return;
-    }
-#pragma GCC unroll 1
-    for (int g = 0; g < G; ++g)
-        if (peek<int32_t>(a + g * kStride + kRefined) != 0) add_block<Format, 1>(in, a + g * kStride + second, f + g);
+// Which of the first `count` <= 16 bytes, each 0 or 1, are 1; what follows them may be anything.
+FORGE_INLINE uint32_t marked(const uint8_t* bytes, int count) {
+    const auto bits = [bytes](int at) __attribute__((always_inline)) {
+        const uint64_t ones = peek<uint64_t>(bytes + at) & 0x0101010101010101u;
+        return static_cast<uint32_t>((ones * 0x0102040810204080u) >> 56);  // byte i's one becomes bit i
+    };
+    return (count > 8 ? bits(0) | bits(8) << 8 : bits(0)) & ((1u << count) - 1);
 }
 
-// One panel times the M rows of a tile whose blocks start at `a`, second terms `second` bytes behind the first (0: none).
+// Blocks that have a second term, of M rows: sums[m] += them. They are few, and their sums few enough to stay in the
+// first-level cache, so that those of the first terms have the registers.
 template <class Format, int M>
-__attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t blocks, const uint8_t* a, int64_t second,
-                                              const PanelOutput& out) {
+FORGE_INLINE void add_second_terms(const Decoded& in, const uint8_t* a, const uint8_t* refined, float* sums) {
+#pragma GCC unroll 1
+    for (uint32_t rows = marked(refined, M); rows != 0; rows &= rows - 1) {
+        const int m = __builtin_ctz(rows);
+        f32x16 sum = load(sums + 16 * m);
+        add_block<Format, 1>(in, a + m * sizeof(ActivationBlock), &sum);
+        store(sums + 16 * m, sum);
+    }
+}
+
+// One panel times the M rows of a tile whose blocks start at `a`; refined: of each block, which rows have second terms,
+// or null.
+template <class Format, int M>
+__attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t blocks, const uint8_t* a,
+                                              const uint8_t* refined, const PanelOutput& out) {
     constexpr int kBlockBytes = (Format::kBytes + Format::kBlocks - 1) / Format::kBlocks;
+    constexpr int kTileBytes = M * sizeof(ActivationBlock);
     f32x16 f[M];
+    alignas(64) float second[M * 16];
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) f[m] = zero();
+    if (refined != nullptr)
+        for (int m = 0; m < M; ++m) store(second + 16 * m, zero());
     for (; blocks > 0; blocks -= Format::kBlocks, group += Format::kBytes) {
         const typename Format::Head head = Format::head(group);
         const int here = blocks < Format::kBlocks ? static_cast<int>(blocks) : Format::kBlocks;
@@ -88,18 +91,26 @@ __attribute__((noinline)) void multiply_panel(const uint8_t* group, int64_t bloc
             constexpr int kWhole = M / kRowGroup, kRest = M % kRowGroup;
 #pragma GCC unroll 16
             for (int g = 0; g < kWhole; ++g)
-                add_terms<Format, kRowGroup>(decoded, a + g * kRowGroup * sizeof(ActivationBlock), second, f + g * kRowGroup);
+                add_block<Format, kRowGroup>(decoded, a + g * kRowGroup * sizeof(ActivationBlock), f + g * kRowGroup);
             if constexpr (kRest > 0)
-                add_terms<Format, kRest>(decoded, a + kWhole * kRowGroup * sizeof(ActivationBlock), second,
-                                         f + kWhole * kRowGroup);
-            a += M * sizeof(ActivationBlock) + second;
+                add_block<Format, kRest>(decoded, a + kWhole * kRowGroup * sizeof(ActivationBlock), f + kWhole * kRowGroup);
+            a += kTileBytes;
+            if (refined != nullptr) {
+                add_second_terms<Format, M>(decoded, a, refined, second);
+                a += kTileBytes;
+                refined += M;
+            }
         }
     }
+    // A row without second terms adds zero.
+    if (refined != nullptr)
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) f[m] = f[m] + load(second + 16 * m);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) finish_row(out, m, f[m]);
 }
 
-using PanelKernel = void (*)(const uint8_t*, int64_t, const uint8_t*, int64_t, const PanelOutput&);
+using PanelKernel = void (*)(const uint8_t*, int64_t, const uint8_t*, const uint8_t*, const PanelOutput&);
 
 template <int... I>
 struct Numbers {};
@@ -151,9 +162,9 @@ void multiply_segment(const LinearCall& call, const Segment& segment, int64_t be
         for (int64_t tile = rows.begin(activations.tiles); tile < rows.end(activations.tiles); ++tile) {
             const int64_t row = activations.tile_begin(tile), height = activations.tile_begin(tile + 1) - row;
             const auto* a = reinterpret_cast<const uint8_t*>(activations.tile_blocks(tile));
-            const int64_t second = activations.rounding.terms == 1 ? 0 : height * int64_t{sizeof(ActivationBlock)};
+            const uint8_t* refined = activations.tile_refined(tile);
             for (int64_t panel = begin; panel < end; ++panel)
-                kernels[height - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a, second,
+                kernels[height - 1](segment.data + panel * segment.panel_bytes, activations.blocks_a_row(), a, refined,
                                     output(row, panel));
         }
         return;

@@ -29,6 +29,10 @@ constexpr int64_t kPrivateRows = 2;
 // the caches between its two products.
 constexpr int64_t kMlpRows = 128;
 
+// How much louder than elsewhere a block of activations may be before it's rounded twice (Rounding): what these products
+// lose matters less, measured by what the model's log-probabilities lose for the time that second terms take.
+constexpr float kOutputIsRobust = 3.f, kDownIsRobust = 2.f;
+
 int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Hands out pieces of one block of memory; with a null base it only counts.
@@ -119,10 +123,13 @@ private:
         pairs_ = static_cast<int64_t>(model_.inverse_frequencies.size());
         table_ = pieces.take<float>(rows * 2 * pairs_);
         const int64_t tall = std::max(rows * std::max(hidden_, attended_width_), mlp_rows * ffn_);
-        shared_ = {pieces.take<float>(tall), pieces.take<std::byte>(2 * step_.rounding.terms * tall)};
+        const int64_t terms = step_.rounding.terms;
+        shared_ = {pieces.take<float>(tall),
+                   pieces.take<std::byte>(std::max(activation_bytes(rows, std::max(hidden_, attended_width_), terms),
+                                                   activation_bytes(mlp_rows, ffn_, terms)))};
         private_.resize(threads);
         for (Operand& own : private_)
-            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, step_.rounding.terms))};
+            own = {pieces.take<float>(few * widest), pieces.take<std::byte>(activation_bytes(few, widest, terms))};
         int64_t partials = 0, scratch = 0;
         for (size_t i = 0; i < plans_.size(); ++i) {
             partials = std::max(partials, plans_[i]->partial_floats);
@@ -142,15 +149,16 @@ private:
     }
 
     // y (+)= prepare(rows)·Wᵀ + bias, where prepare(floats, begin, end) writes rows of `width` floats and doesn't read
-    // y. Ends with a barrier.
+    // y. robust: how much louder than elsewhere blocks with one term may be. Ends with a barrier.
     template <class Prepare>
     void multiply(Worker& worker, const Matrix& weights, const float* bias, int64_t rows, float* y, int64_t ldy, bool add,
-                  Prepare&& prepare) {
+                  float robust, Prepare&& prepare) {
         if (rows == 0) return;
         const int64_t width = weights.cols();
         const bool own = rows <= kPrivateRows;
         const Operand& operand = own ? private_[worker.index] : shared_;
-        Activations blocks = activations_in(operand.blocks, rows, width, kernels_.tile_rows, step_.rounding);
+        const Rounding rounding{step_.rounding.terms, step_.rounding.loud * robust};
+        Activations blocks = activations_in(operand.blocks, rows, width, kernels_.tile_rows, rounding);
         const auto make = [&](int64_t begin, int64_t end) {
             prepare(operand.floats, begin, end);
             if (weights.any_quantised()) kernels_.quantize_range(operand.floats, blocks, begin, end);
@@ -168,7 +176,7 @@ private:
     void attend(Worker& worker, const DecoderLayer& layer, const PagesView& pages, const AttentionPlan& plan) {
         const AttentionShape& a = layer.attention;
         const int64_t q_width = a.heads * a.k_dim, k_width = a.kv_heads * a.k_dim, width = qkv_width_;
-        multiply(worker, *layer.qkv, layer.qkv_bias, step_.rows, qkv_, width, false,
+        multiply(worker, *layer.qkv, layer.qkv_bias, step_.rows, qkv_, width, false, 1.f,
                  [&](float* to, int64_t begin, int64_t end) {
                      ops_.rms_norm({x_, hidden_, layer.attention_norm, hidden_, model_.eps, to, hidden_}, begin, end);
                  });
@@ -219,7 +227,7 @@ private:
 
     void project(Worker& worker, const DecoderLayer& layer, const float* attended, float* x, int64_t rows) {
         const int64_t width = layer.output->cols();
-        multiply(worker, *layer.output, layer.output_bias, rows, x, hidden_, true,
+        multiply(worker, *layer.output, layer.output_bias, rows, x, hidden_, true, kOutputIsRobust,
                  [&](float* to, int64_t begin, int64_t end) {
                      for (int64_t row = begin; row < end; ++row)
                          std::memcpy(to + row * width, attended + row * attended_width_, width * sizeof(float));
@@ -228,11 +236,11 @@ private:
 
     void mlp(Worker& worker, const DecoderLayer& layer, float* x, int64_t rows) {
         const int64_t ffn = layer.down->cols();
-        multiply(worker, *layer.gate_up, layer.gate_up_bias, rows, gate_up_, 2 * ffn, false,
+        multiply(worker, *layer.gate_up, layer.gate_up_bias, rows, gate_up_, 2 * ffn, false, 1.f,
                  [&](float* to, int64_t begin, int64_t end) {
                      ops_.rms_norm({x, hidden_, layer.mlp_norm, hidden_, model_.eps, to, hidden_}, begin, end);
                  });
-        multiply(worker, *layer.down, layer.down_bias, rows, x, hidden_, true,
+        multiply(worker, *layer.down, layer.down_bias, rows, x, hidden_, true, kDownIsRobust,
                  [&](float* to, int64_t begin, int64_t end) {
                      ops_.silu_mul({gate_up_, 2 * ffn, ffn, to, ffn}, begin, end);
                  });
