@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from forge.interfaces.sampler import SamplingParams
 from forge.server.structured import Lowering, Specification
 from forge.testing.server import serve
 
-PROMPT, TOKENS, SETTLE = 158, 120, 8
+PROMPT, TOKENS, SETTLE = 158, 200, 8
 """Tokens of prompts and answers; decode steps that aren't counted at first."""
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -180,23 +181,32 @@ async def read_streams(url: str, kind: str, streams: int, process: psutil.Proces
         words = random.Random(index).choices(("river", "stone", "cloud", "light", "seven"), k=PROMPT - 30)
         body = {"messages": [{"role": "user", "content": " ".join(words)}], "stream": True, "max_tokens": TOKENS}
         async with server.request("POST", "/v1/chat/completions", msgspec.json.encode(body | FIELDS[kind])) as reply:
-            async for data in reply.pieces():
-                chunks[index] += data.count(b"data: ")
+            await reply.deliver(partial(count, index))
         ended = True
 
-    def used() -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
+    def count(index: int, data: bytes) -> bool:
+        chunks[index] += data.count(b"data: ")
+        return True
 
     tasks = [asyncio.create_task(stream(index)) for index in range(streams)]
     while min(chunks) < SETTLE and not ended:  # noqa: ASYNC110 (chunks are counted in many places)
         await asyncio.sleep(0.005)
-    cpu, seen = used(), max(chunks)
+    cpu, seen = processor_time(process), sum(chunks)
     while not ended:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    cpu, steps = used() - cpu, max(chunks) - seen
+    cpu, steps = processor_time(process) - cpu, (sum(chunks) - seen) / streams
     await asyncio.gather(*tasks)
     return cpu / steps * 1e3
+
+
+def processor_time(process: psutil.Process) -> float:
+    """Seconds that a process's threads have run: to the nanosecond where Linux tells, else to the clock's tick."""
+    try:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except (OSError, ValueError, IndexError):
+        times = process.cpu_times()
+        return float(times.user + times.system)
 
 
 # ---------------------------------------------------------------------------------------------------------------- main

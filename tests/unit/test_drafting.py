@@ -204,6 +204,16 @@ def test_single_steps_that_a_neighbour_disturbed_hardly_count() -> None:
     assert (cost.seconds(4) or 0) < 0.012
 
 
+def test_a_machine_that_slows_down_little_by_little_is_followed() -> None:
+    cost = learned({1: 0.005, 4: 0.01, 16: 0.02})
+    seconds = 0.01
+    for _ in range(400):
+        seconds *= 1.002
+        cost.observe(4, seconds)
+        assert cost.seconds(4) == pytest.approx(seconds, rel=0.05)
+    assert (cost.seconds(16) or 0) >= (cost.seconds(4) or 0) > 0.02
+
+
 def test_rows_within_a_time_are_the_most_that_fit() -> None:
     cost = learned({1: 0.004, 10: 0.012, 1000: 1.0})
     for seconds in (0.001, 0.004, 0.01, 0.05, 0.5):

@@ -193,3 +193,24 @@ def test_random_numbers_are_uniform_and_differ_by_seed_choice_and_position() -> 
         histogram = np.bincount((u * 100).astype(int), minlength=100)
         assert ((histogram - 1000) ** 2 / 1000).sum() < 180, "chi-square of 99 degrees of freedom, p < 1e-6"
         assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.02
+
+
+def test_draws_stay_the_same_whoever_joins_leaves_or_asks_for_more() -> None:
+    first = SamplingParams(seed=5, top_p=0.9, temperature=1.3)
+    greedy, penalized = SamplingParams(temperature=0.0), SamplingParams(seed=2, presence_penalty=1.0)
+    told = SamplingParams(seed=3, logprobs=2)
+    batches: list[list[tuple[int, SamplingParams, tuple[int, ...]]]] = [
+        [(1, first, ())], [(1, first, ()), (2, greedy, ())], [(1, first, ()), (2, greedy, (7, 8))],
+        [(3, penalized, ()), (1, first, ())], [(1, first, ()), (4, told, ())], [(1, first, ()), (2, greedy, ())],
+        [(2, greedy, ()), (1, first, ())], [(1, first, (9,))], [(1, first, ())], [(1, first, ())],
+    ]  # fmt: skip
+    together, alone = DefaultSampler(Backend(threads=1)), {}
+    for step, members in enumerate(batches):
+        seqs = [FakeSequence(i, [i] * (step + 2), 1, sampling=params, banned=banned) for i, params, banned in members]
+        picked = sample(together, [decode(seq) for seq in seqs], slab=1 + step % 2)
+        for seq, tokens, logprobs in zip(seqs, picked.tokens, picked.logprobs, strict=True):
+            fresh = sample(DefaultSampler(Backend(threads=1)), [decode(seq)])
+            assert (tokens, logprobs) == (fresh.tokens[0], fresh.logprobs[0])
+            assert not set(tokens) & set(seq.banned)
+            alone[step, seq.id] = tokens
+    assert len({tuple(tokens) for (_, i), tokens in alone.items() if i == 1}) > 3

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -61,23 +62,33 @@ class Address:
         return f"{host}:{self.port}"
 
 
+class Body(Protocol):
+    """How a body ends. done: it has."""
+
+    done: bool
+
+    def feed(self, data: bytes) -> bytes:
+        """The content that these bytes complete. Errors: `BrokenResponse`."""
+
+    def close(self) -> None:
+        """The connection was closed. Errors: `BrokenResponse` if that's too early."""
+
+
 class ChunkedBody:
     """Takes the chunked transfer coding off (RFC 9112, section 7.1). A chunk is handed on once it is complete."""
 
     def __init__(self) -> None:
         self.done = False
-        self._buffer = bytearray()
+        self._rest: bytes | bytearray = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The content that these bytes complete. Errors: `BrokenResponse`."""
-        buffer = self._buffer
-        buffer += data
-        content = []
-        while not self.done and (line_end := buffer.find(b"\r\n")) >= 0:
-            matched = _CHUNK_SIZE.fullmatch(bytes(buffer[:line_end]))
-            if matched is None:
-                raise BrokenResponse(f"{bytes(buffer[:40])!r} is no chunk size")
-            start, size = line_end + 2, int(matched[1], 16)
+        buffer: bytes | bytearray = data
+        if self._rest:
+            buffer = bytearray(self._rest) if isinstance(self._rest, bytes) else self._rest
+            buffer += data
+        content, at = [], 0
+        while not self.done and (line_end := buffer.find(b"\r\n", at)) >= 0:
+            start, size = line_end + 2, _chunk_size(bytes(buffer[at:line_end]))
             if size == 0:
                 # Trailers, if any, end with an empty line of their own.
                 self.done = buffer.startswith(b"\r\n", start) or buffer.find(b"\r\n\r\n", start) >= 0
@@ -87,47 +98,145 @@ class ChunkedBody:
                 break
             if not buffer.startswith(b"\r\n", stop):
                 raise BrokenResponse("a chunk is longer than it said")
-            content.append(bytes(buffer[start:stop]))
-            del buffer[: stop + 2]
-        if len(buffer) > HEAD_LIMIT and buffer.find(b"\r\n", 0, HEAD_LIMIT) < 0:
+            content.append(buffer[start:stop])
+            at = stop + 2
+        self._rest = buffer[at:] if at else buffer
+        if len(self._rest) > HEAD_LIMIT and self._rest.find(b"\r\n", 0, HEAD_LIMIT) < 0:
             raise BrokenResponse("a chunk without a size")
         return b"".join(content)
+
+    def close(self) -> None:
+        raise BrokenResponse("the connection was closed in the middle of the response")
+
+
+@lru_cache(1024)
+def _chunk_size(line: bytes) -> int:
+    """What a chunk's first line says. Errors: `BrokenResponse`."""
+    matched = _CHUNK_SIZE.fullmatch(line)
+    if matched is None:
+        raise BrokenResponse(f"{line[:40]!r} is no chunk size")
+    return int(matched[1], 16)
+
+
+class PlainBody:
+    """As many bytes as were announced, or, if None were, all until the connection is closed."""
+
+    def __init__(self, length: int | None) -> None:
+        self.done = length == 0
+        self._left = length
+
+    def feed(self, data: bytes) -> bytes:
+        if self._left is None:
+            return data
+        content = data[: self._left]
+        self._left -= len(content)
+        self.done = not self._left
+        return content
+
+    def close(self) -> None:
+        if self._left is not None:
+            raise BrokenResponse(f"the connection was closed {self._left} bytes before the response's end")
+        self.done = True
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One connection to a server. What comes is handed to a function at once: no task is woken for a token."""
+
+    def __init__(self) -> None:
+        self._space = bytearray(READ_SIZE)
+        self._unread = bytearray()
+        self._take: Callable[[bytes], bool] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._closed = False
+        self._error: Exception | None = None
+
+    async def read(self, take: Callable[[bytes], bool]) -> None:
+        """Hand what comes to `take`, and b"" once the connection is closed, until it answers that it has enough.
+
+        Errors: what `take` raises; `OSError` of the connection.
+        """
+        self._take, self._ended = take, asyncio.get_running_loop().create_future()
+        if self._unread:
+            unread, self._unread = bytes(self._unread), bytearray()
+            self._hand(unread)
+        if self._closed:
+            self._hand(b"")
+        try:
+            await self._ended
+        finally:
+            self._take = None
+
+    def unread(self, data: bytes) -> None:
+        """Give back what was taken too much."""
+        self._unread[:0] = data
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._space
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._hand(bytes(memoryview(self._space)[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed, self._error = True, exc
+        self._hand(b"")
+
+    def _hand(self, data: bytes) -> None:
+        if self._take is None or self._ended is None or self._ended.done():
+            self._unread += data
+            return
+        try:
+            if not data and self._error is not None:
+                raise self._error
+            if self._take(data):
+                return
+            self._ended.set_result(None)
+        except Exception as error:
+            self._ended.set_exception(error)
 
 
 class Response:
     """A response whose head has been read. Header names are in lower case."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], reader: asyncio.StreamReader) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], connection: _Connection) -> None:
         self.status = status
         self.headers = headers
-        self._reader = reader
+        self._connection = connection
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The body, as it arrives. Errors: `BrokenResponse` if it ends too early."""
+    async def deliver(self, take: Callable[[bytes], bool]) -> None:
+        """Hand the body to `take` as it arrives, until it ends or is answered with False.
+
+        Errors: `BrokenResponse` if it ends too early; `OSError`; what `take` raises.
+        """
+        body = self._body()
+
+        def feed(data: bytes) -> bool:
+            if not data:
+                body.close()
+            elif content := body.feed(data):
+                return take(content) and not body.done
+            return not body.done
+
+        if not body.done:
+            await self._connection.read(feed)
+
+    async def read(self) -> bytes:
+        """The whole body. Errors: as `deliver`."""
+        content: list[bytes] = []
+
+        def take(piece: bytes) -> bool:
+            content.append(piece)
+            return True
+
+        await self.deliver(take)
+        return b"".join(content)
+
+    def _body(self) -> Body:
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
-            body = ChunkedBody()
-            while not body.done:
-                if not (data := await self._reader.read(READ_SIZE)):
-                    raise BrokenResponse("the connection was closed in the middle of the response")
-                if content := body.feed(data):
-                    yield content
-            return
+            return ChunkedBody()
         length = self.headers.get("content-length")
         if length is not None and not (length.isascii() and length.isdigit()):
             raise BrokenResponse(f"Content-Length: {length}")
-        left = None if length is None else int(length)
-        while left != 0:
-            data = await self._reader.read(READ_SIZE if left is None else min(left, READ_SIZE))
-            if not data and left is None:
-                return
-            if not data:
-                raise BrokenResponse(f"the connection was closed {left} bytes before the response's end")
-            left = None if left is None else left - len(data)
-            yield data
-
-    async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([piece async for piece in self.pieces()])
+        return PlainBody(None if length is None else int(length))
 
 
 @frozen
@@ -151,14 +260,14 @@ class Server:
             head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         if self.api_key is not None:
             head.append(f"Authorization: Bearer {self.api_key}")
-        reader, writer = await asyncio.open_connection(
-            address.host, address.port, ssl=address.tls or None, limit=HEAD_LIMIT
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            _Connection, address.host, address.port, ssl=address.tls or None
         )
         try:
-            writer.write("\r\n".join([*head, "", ""]).encode() + body)
-            yield await _head(reader)
+            transport.write("\r\n".join([*head, "", ""]).encode() + body)
+            yield await _response(connection)
         finally:
-            writer.close()
+            transport.close()
 
     async def lookup(self, method: str, path: str, body: Any = None) -> Any | None:
         """The JSON that a small request is answered with, None for any other status than 200.
@@ -176,14 +285,9 @@ class Server:
             raise BenchError(f"{method} {path} at {self.address.authority}: {reason}") from error
 
 
-async def _head(reader: asyncio.StreamReader) -> Response:
+async def _response(connection: _Connection) -> Response:
     while True:
-        try:
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        except asyncio.IncompleteReadError as error:
-            raise BrokenResponse("the connection was closed before the response") from error
-        except asyncio.LimitOverrunError as error:
-            raise BrokenResponse("the response's head is too long") from error
+        lines = (await _head(connection)).decode("latin-1").split("\r\n")
         matched = re.match(r"HTTP/1\.[01] (\d{3})\b", lines[0])
         if matched is None:
             raise BrokenResponse(f"{lines[0][:40]!r} is no HTTP/1.1 status line")
@@ -192,4 +296,24 @@ async def _head(reader: asyncio.StreamReader) -> Response:
         headers = {
             name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
         }
-        return Response(int(matched[1]), headers, reader)
+        return Response(int(matched[1]), headers, connection)
+
+
+async def _head(connection: _Connection) -> bytes:
+    """A response's head, with the empty line at its end."""
+    head = bytearray()
+
+    def take(data: bytes) -> bool:
+        if not data:
+            raise BrokenResponse("the connection was closed before the response")
+        head.extend(data)
+        end = head.find(b"\r\n\r\n")
+        if (len(head) if end < 0 else end) > HEAD_LIMIT:
+            raise BrokenResponse("the response's head is too long")
+        if end >= 0:
+            connection.unread(bytes(head[end + 4 :]))
+            del head[end + 4 :]
+        return end < 0
+
+    await connection.read(take)
+    return bytes(head)

@@ -123,6 +123,8 @@ class Recorder:
     def __init__(self) -> None:
         self.finished = False
         """True after ``[DONE]``, or an error in the stream: nothing that counts can follow."""
+        self._unread: list[tuple[bytes, float]] = []
+        """What has come and not been looked at: reading JSON can wait until there are no tokens to be waited for."""
         self._events = Events()
         self._pieces: list[_Piece] = []
         self._usage: _Usage | None = None
@@ -132,6 +134,16 @@ class Recorder:
 
     def feed(self, piece: bytes, now: float) -> None:
         """These bytes arrived at `now`."""
+        self._unread.append((piece, now))
+        if b"[DONE]" in piece or b'"error"' in piece:  # it may be over
+            self._read()
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        for piece, now in unread:
+            self._read_piece(piece, now)
+
+    def _read_piece(self, piece: bytes, now: float) -> None:
         for data in self._events.feed(piece):
             if self.finished:
                 return
@@ -145,6 +157,7 @@ class Recorder:
 
     def fail(self, kind: FailureKind, message: str) -> None:
         """Nothing that comes later mends this; the first failure counts."""
+        self._read()
         self._failure = self._failure or Failure(kind, message)
         self.finished = True
 
@@ -153,6 +166,7 @@ class Recorder:
 
         wanted: as many tokens were asked for, and must have come if `exactly`.
         """
+        self._read()
         failure = self._failure or self._incomplete(wanted, exactly)
         if failure is not None or self._usage is None or self._last is None:
             return Outcome(index=index, start=start, end=end, chunks=len(self._pieces), failure=failure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
 from typing import Any
 
 import attrs
@@ -98,11 +97,12 @@ class Client:
             reason = (await response.read())[:REASON_BYTES].decode(errors="replace")
             recorder.fail("status", f"{response.status}: {reason}")
             return
-        async with aclosing(response.pieces()) as pieces:
-            async for piece in pieces:
-                recorder.feed(piece, self.time.now())
-                if recorder.finished:
-                    return
+
+        def take(piece: bytes) -> bool:
+            recorder.feed(piece, self.time.now())
+            return not recorder.finished
+
+        await response.deliver(take)
 
     async def stage(self, stage: Stage) -> StageResult:
         """Warm up, then measure."""

@@ -70,41 +70,81 @@ Columns = dict[str, Any]
 """Arrays of `RowSampling` by name."""
 
 
+@define(eq=False)
+class Known:
+    """What a slab's sampling keeps from step to step while its rows are those of the same sequences.
+
+    columns: what their requests say. plain: all of it, positions aside, if that's all there is to a row that is
+    simply drawn; the positions are written into it for each step.
+    """
+
+    seqs: list[Sequence]
+    banned: list[Seq[int]]
+    columns: Columns
+    plain: RowSampling | None
+
+
 class DefaultSampler(Sampler):
     """Samples every row as if it were alone, in the order that `forge.interfaces.sampler.SamplingParams` documents."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.histories: dict[int, History] = {}
-        self._columns: dict[int, tuple[list[Sequence], Columns]] = {}
-        """By a slab's first row: whose rows the last one had, and what stays the same while they're these."""
+        self._known: dict[int, Known] = {}
+        """By a slab's first row."""
+        self._drawn: list[Sequence] = []
+        """The sequences of the last step in which there was no more to it than to draw."""
 
     def sample(
         self, logits: Iterable[torch.Tensor], masks: Mapping[int, npt.NDArray[np.int32]], batch: Batch
     ) -> Picked:
+        seqs = [span.seq for span in batch.spans if span.samples and len(span.output_rows) == 1]
+        if len(seqs) == len(batch.spans) and not masks and self._simple(seqs):
+            return self._draw(logits, seqs, [span.stop for span in batch.spans])
         rows = [row for span in batch.spans for row in self._rows(span, masks.get(span.seq.id))]
         drawn: list[tuple[int, TokenLogprobs | None]] = []
         for slab in logits:
             first = len(drawn)
             part = rows[first : first + len(slab)]
             words = -(-slab.shape[1] // 32)
-            sampling = row_sampling(part, words, self._constant(first, [row.seq for row in part]))
+            sampling = row_sampling(part, words, self._constant(first, [row.seq for row in part]).columns)
             drawn += _unpack(part, self.backend.sample(slab, sampling))
         return _by_span(batch, rows, drawn)
 
+    def _simple(self, seqs: list[Sequence]) -> bool:
+        """Whether the tokens so far don't matter to any of them, and none wants log-probabilities."""
+        if seqs != self._drawn:
+            if any(seq.sampling.penalized or seq.sampling.logprobs is not None for seq in seqs):
+                return False
+            self._drawn = seqs
+        return True
+
+    def _draw(self, logits: Iterable[torch.Tensor], seqs: list[Sequence], positions: list[int]) -> Picked:
+        """Draw the next token of each sequence, where nothing else is asked for: most steps."""
+        tokens: list[int] = []
+        for slab in logits:
+            rows = slice(len(tokens), len(tokens) + len(slab))
+            known = self._constant(rows.start, seqs[rows])
+            if known.plain is None:
+                known.plain = RowSampling(position=np.empty(len(slab), dtype=np.uint32), **known.columns)
+            known.plain.position[:] = positions[rows]
+            tokens += self.backend.sample(slab, known.plain).tokens.tolist()
+        return Picked([[token] for token in tokens], [None] * len(seqs), [[] for _ in seqs])
+
     def release(self, seq: Sequence) -> None:
         self.histories.pop(seq.id, None)
-        self._columns.clear()
+        self._known.clear()
+        self._drawn = []
 
     def state(self) -> Any:
         return self.histories
 
-    def _constant(self, first: int, seqs: list[Sequence]) -> Columns:
+    def _constant(self, first: int, seqs: list[Sequence]) -> Known:
         """What doesn't change from step to step while the rows are those of the same sequences."""
-        known = self._columns.get(first)
-        if known is None or known[0] != seqs:
-            known = self._columns[first] = seqs, constant_columns(seqs)
-        return known[1]
+        known, banned = self._known.get(first), [seq.banned for seq in seqs]
+        if known is None or known.seqs != seqs or known.banned != banned:
+            known = self._known[first] = Known(seqs, banned, constant_columns(seqs), None)
+        return known
 
     def _rows(self, span: Span, masks: npt.NDArray[np.int32] | None) -> list[Row]:
         seq = span.seq
@@ -159,6 +199,12 @@ def constant_columns(seqs: Seq[Sequence]) -> Columns:
             bias_ids=np.array([token for p in params for token in p.logit_bias], dtype=np.int64),
             bias_values=np.array([bias for p in params for bias in p.logit_bias.values()], dtype=np.float32),
         )
+    banned = [seq.banned for seq in seqs]
+    if any(banned):
+        columns.update(
+            banned_starts=_starts(len(ids) for ids in banned),
+            banned_ids=np.array([token for ids in banned for token in ids], dtype=np.int64),
+        )
     return columns
 
 
@@ -175,12 +221,6 @@ def row_sampling(rows: Seq[Row], mask_words: int, constant: Columns) -> RowSampl
     else:
         for name in PENALTIES:
             columns.pop(name, None)
-    banned = [row.seq.banned for row in rows]
-    if any(banned):
-        columns.update(
-            banned_starts=_starts(len(ids) for ids in banned),
-            banned_ids=np.array([token for ids in banned for token in ids], dtype=np.int64),
-        )
     if any(row.mask is not None for row in rows):
         everything = np.full(mask_words, -1, dtype=np.int32)
         columns["masks"] = np.stack([everything if row.mask is None else row.mask for row in rows])

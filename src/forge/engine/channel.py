@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -62,45 +63,71 @@ class Channel(Protocol):
         """Send a message; what can't be delivered any more is dropped."""
 
 
+class Frames:
+    """Puts messages together from bytes that are read into one buffer, which grows for a frame that is larger."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(READ_BYTES)
+        self._filled = 0
+
+    def space(self) -> memoryview:
+        """Where to read to: at least one byte. It's to be forgotten before `messages`."""
+        return memoryview(self._buffer)[self._filled :]
+
+    def messages(self, count: int) -> list[Any]:
+        """So many bytes were read there: the messages that they complete."""
+        messages = []
+        at, filled = 0, self._filled + count
+        view = memoryview(self._buffer)
+        while filled - at >= HEADER.size:
+            (length,) = HEADER.unpack_from(view, at)
+            start, end = at + HEADER.size, at + HEADER.size + length
+            if end > filled:
+                break
+            messages.append(decode(view[start:end]))
+            at = end
+        self._keep(at, filled)
+        return messages
+
+    def _keep(self, at: int, filled: int) -> None:
+        """Move what there is of the next frame to the start of a buffer that it fits in."""
+        self._filled = filled - at
+        if not self._filled:
+            if len(self._buffer) > READ_BYTES:  # few frames are that large
+                self._buffer = bytearray(READ_BYTES)
+            return
+        rest = self._buffer[at:filled]
+        wanted = HEADER.size + (HEADER.unpack_from(rest)[0] if len(rest) >= HEADER.size else 0)
+        if wanted > len(self._buffer):
+            self._buffer = bytearray(max(wanted, 2 * len(self._buffer)))
+        self._buffer[: len(rest)] = rest
+
+
 class SocketChannel:
     """The engine's end of a socket to the server process."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._buffer = bytearray()
+        self._frames = Frames()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
 
     def receive(self, wait: bool) -> list[ToEngine]:
-        while True:
+        while wait or self._poll.poll(0):
             try:
-                data = self._socket.recv(READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return []
+                count = self._socket.recv_into(self._frames.space())
             except ConnectionError:
-                data = b""
-            if not data:
+                count = 0
+            if not count:
                 return [Stop()]
-            self._buffer += data
-            messages = self._frames()
+            messages: list[ToEngine] = self._frames.messages(count)
             if messages:
                 return messages
+        return []
 
     def send(self, message: FromEngine) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive says so
             self._socket.sendall(encode(message))
-
-    def _frames(self) -> list[ToEngine]:
-        messages = []
-        at = 0
-        with memoryview(self._buffer) as view:
-            while len(view) - at >= HEADER.size:
-                (length,) = HEADER.unpack_from(view, at)
-                end = at + HEADER.size + length
-                if end > len(view):
-                    break
-                messages.append(decode(view[at + HEADER.size : end]))
-                at = end
-        del self._buffer[:at]
-        return messages
 
 
 class LocalChannel:

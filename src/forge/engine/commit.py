@@ -29,7 +29,8 @@ def commit(
     the one that ends the sequence are discarded.
     """
     seq.num_computed = span.stop - len(span.drafts)
-    seq.score(span.start + 1, prompt_logprobs)
+    if prompt_logprobs:
+        seq.score(span.start + 1, prompt_logprobs)
     if span.samples and len(seq.tokens) >= seq.max_len:  # max_tokens = 0: only the prompt's scores were wanted
         seq.finish("length")
     for i, token in enumerate(tokens):

@@ -11,9 +11,9 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from forge.engine.commit import commit
 from forge.engine.constraining import Constraining
@@ -229,9 +229,12 @@ class Engine:
                     drafts[seq.id] = draft
         return drafts
 
-    def _propose(self, drafter: Drafter, seq: LiveSequence, limit: int) -> Draft:
+    def _propose(self, drafter: Drafter, seq: LiveSequence, limit: int) -> Draft | None:
         """A draft up to the first id that there isn't. Errors: whatever the drafter raises, or what it returned."""
-        draft = as_draft(drafter.propose(seq, limit)).first(limit)
+        proposed = drafter.propose(seq, limit)
+        if not len(proposed):
+            return None
+        draft = as_draft(proposed).first(limit)
         tokens = [operator.index(token) for token in draft.tokens]
         known = range(self.parts.model.vocab_size)
         right = next((i for i, token in enumerate(tokens) if token not in known), len(tokens))
@@ -256,7 +259,7 @@ class Engine:
         inputs = parts.backend.stage(batch, parts.kv, parts.pages)
         hidden = parts.backend.forward(parts.model, inputs)
         picked = parts.sampler.sample(parts.model.logits(hidden), masks, batch)
-        return [(span, Draws.of(picked, i, span)) for i, span in enumerate(batch.spans)]
+        return list(zip(batch.spans, draws(picked, batch)))
 
     def commit(self, span: Span, picked: Draws | ForgeError) -> Delta | None:
         """Take a span's draws into its sequence, and end it where it's over or has failed."""
@@ -333,24 +336,27 @@ class Engine:
         self.parts.backend.close()
 
 
-@define
-class Draws:
-    """One span's share of `Picked`."""
+class Draws(NamedTuple):
+    """One span's share of `Picked`, as plain numbers."""
 
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None
     prompt_logprobs: list[TokenLogprobs]
 
-    @classmethod
-    def of(cls, picked: Picked, index: int, span: Span) -> Draws:
-        """The draws of a batch's span, as plain numbers. Errors: `ValueError`, `TypeError` if they make no sense."""
-        tokens = list(map(operator.index, picked.tokens[index]))
-        logprobs, scored = picked.logprobs[index], picked.prompt_logprobs[index]
+
+def draws(picked: Picked, batch: Batch) -> list[Draws]:
+    """The draws of each of a batch's spans. Errors: `ValueError`, `TypeError` if they make no sense."""
+    shares = []
+    for span, given, logprobs, scored in zip(
+        batch.spans, picked.tokens, picked.logprobs, picked.prompt_logprobs, strict=True
+    ):
+        tokens = list(map(operator.index, given))
         if not span.samples <= len(tokens) <= span.samples * (1 + len(span.drafts)):
             raise ValueError(f"the sampler drew {len(tokens)} tokens for {len(span.drafts)} drafts")
         if logprobs is not None and len(logprobs) != len(tokens):
             raise ValueError(f"the sampler reports {len(logprobs)} log-probabilities of {len(tokens)} tokens")
-        return cls(tokens, None if logprobs is None else _plain(logprobs), _plain(scored) if scored else [])
+        shares.append(Draws(tokens, None if logprobs is None else _plain(logprobs), _plain(scored) if scored else []))
+    return shares
 
 
 def _plain(logprobs: Seq[TokenLogprobs]) -> list[TokenLogprobs]:

@@ -1,12 +1,14 @@
 """What crosses the border between the server and the engine: requests one way, deltas the other.
 
-All are attrs classes of plain values, so that a codec can carry them to another process.
+All are classes of plain values, so that a codec can carry them to another process: attrs classes, but for the deltas,
+of which there's one for every token, and which the codec makes, writes and reads itself.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from attrs import field, frozen
 
 from forge.errors import BY_CODE, ForgeError
@@ -79,8 +81,7 @@ class ErrorInfo:
         return cls(self.message, param=self.param, retry_after=self.retry_after)
 
 
-@frozen
-class Delta:
+class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one answer gained in one step, or in a few when there was nothing to show.
 
     text: whole characters only, never part of a stop string. token_ids: tokens that were accepted. logprobs: one for
@@ -91,7 +92,7 @@ class Delta:
     request_id: str
     choice: int
     text: str = ""
-    token_ids: list[int] = field(factory=list)
+    token_ids: list[int] = msgspec.field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
@@ -179,8 +180,7 @@ class Refused:
     error: ErrorInfo
 
 
-@frozen
-class Deltas:
+class Deltas(msgspec.Struct, frozen=True, array_like=True):
     """What a step brought, for all requests."""
 
     deltas: list[Delta]

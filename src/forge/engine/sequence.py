@@ -25,6 +25,13 @@ class LiveSequence:
     ids that end it, its text, and what no delta has reported yet.
     """
 
+    __slots__ = (  # noqa: RUF023 (in the order of `__init__`)
+        "id", "request", "choice", "priority", "sampling", "prompt_logprobs", "tokens", "prompt_len", "max_len",
+        "arrival", "num_computed", "num_cached", "cache_miss", "started", "matcher", "eos", "banned",
+        "finish_reason", "failure", "_detokenizer", "_stops", "_text", "_pending_ids", "_pending_logprobs",
+        "_prompt_logprobs", "_drafts", "_all_drafts", "_tells", "drafted", "accepted", "_scored",
+    )  # fmt: skip
+
     def __init__(
         self,
         id: int,
@@ -40,6 +47,9 @@ class LiveSequence:
         self.id = id
         self.request = request
         self.choice = choice
+        self.priority = request.priority
+        self.sampling: SamplingParams = request.sampling
+        self.prompt_logprobs = request.prompt_logprobs
         self.tokens: list[int] = list(request.prompt)
         self.prompt_len = len(request.prompt)
         self.max_len = max_len
@@ -55,7 +65,7 @@ class LiveSequence:
         self.failure: ForgeError | None = None
         """Why it can't go on, where `finish_reason` is "error" by itself."""
         self._detokenizer = Detokenizer(tokenizer)
-        self._stops = StopStrings(request.stop)
+        self._stops = StopStrings(request.stop) if request.stop else None
         self._text: list[str] = []
         self._pending_ids: list[int] = []
         self._pending_logprobs: list[TokenLogprobs] = []
@@ -65,18 +75,6 @@ class LiveSequence:
         """Whether the last draft's fate tells how good the next ones are: not of those that say so themselves."""
         self.drafted = self.accepted = 0
         self._scored = 1  # the first prompt token follows nothing, so that it has no score
-
-    @property
-    def priority(self) -> int:
-        return self.request.priority
-
-    @property
-    def sampling(self) -> SamplingParams:
-        return self.request.sampling
-
-    @property
-    def prompt_logprobs(self) -> bool:
-        return self.request.prompt_logprobs
 
     def judged(self, draft: Draft) -> Draft:
         """The draft with its chances; where it has none, those that earlier ones suggest."""
@@ -106,7 +104,9 @@ class LiveSequence:
         self._pending_ids.append(token)
         if logprobs is not None:
             self._pending_logprobs.append(logprobs)
-        text, stopped = self._stops.feed(self._detokenizer.add(token))
+        text, stopped = self._detokenizer.add(token), False
+        if self._stops is not None:
+            text, stopped = self._stops.feed(text)
         self._text.append(text)
         if stopped:
             self.finish_reason = "stop"
@@ -125,8 +125,11 @@ class LiveSequence:
 
     def finish(self, reason: FinishReason) -> None:
         """End here: what was held back, for it might have become a stop string or a character, is text after all."""
-        text, stopped = self._stops.feed(self._detokenizer.finish())
-        self._text.append(text if stopped else text + self._stops.finish())
+        text, stopped = self._detokenizer.finish(), False
+        if self._stops is not None:
+            text, stopped = self._stops.feed(text)
+            text = text if stopped else text + self._stops.finish()
+        self._text.append(text)
         self.finish_reason = "stop" if stopped else reason
 
     def score(self, first: int, logprobs: Seq[TokenLogprobs]) -> None:
@@ -150,7 +153,10 @@ class LiveSequence:
             usage=self._usage() if self.finish_reason is not None else None,
             error=error,
         )
-        self._text, self._pending_ids, self._pending_logprobs, self._prompt_logprobs = [], [], [], []
+        self._text.clear()
+        self._pending_ids = []
+        if self._pending_logprobs or self._prompt_logprobs:
+            self._pending_logprobs, self._prompt_logprobs = [], []
         return delta
 
     def _usage(self) -> Usage:

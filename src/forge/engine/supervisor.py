@@ -15,15 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import attrs
+import msgspec
 
 from forge.config import Config, to_dict
-from forge.engine.channel import HEADER, READ_BYTES, decode, encode
+from forge.engine.channel import Frames, encode
 from forge.engine.request import (
     Abort,
     Accepted,
     Delta,
     Deltas,
+    FromEngine,
     Inspect,
     LoadFailed,
     ModelInfo,
@@ -143,13 +144,46 @@ class Answer:
 
 def merge(a: Delta, b: Delta) -> Delta:
     """Two deltas of one choice as one."""
-    return attrs.evolve(
+    return msgspec.structs.replace(
         b,
         text=a.text + b.text,
         token_ids=a.token_ids + b.token_ids,
         logprobs=None if a.logprobs is b.logprobs is None else (a.logprobs or []) + (b.logprobs or []),
         prompt_logprobs=a.prompt_logprobs or b.prompt_logprobs,
     )
+
+
+def _log_failure(observer: Observer, event: str) -> None:
+    """It's a fault of the observer's own, and no request's."""
+    log.exception("%s.%s failed", type(observer).__name__, event)
+
+
+class _Link(asyncio.BufferedProtocol):
+    """The server's end of the channel: hands on messages as they come, without a task that is woken for them.
+
+    ended: done when no more will come; its exception is what `receive` raised, or a message that makes no sense.
+    """
+
+    def __init__(self, receive: Callable[[FromEngine], None]) -> None:
+        self._receive = receive
+        self._frames = Frames()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._frames.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.ended.done():
+            return
+        try:
+            for message in self._frames.messages(nbytes):
+                self._receive(message)
+        except Exception as error:
+            self.ended.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 class EngineClient:
@@ -172,7 +206,7 @@ class EngineClient:
         self._start_message = Start(to_dict(config), str(model_path))
         self._accepting: dict[str, asyncio.Future[None]] = {}
         self._answers: dict[str, Answer] = {}
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._started: asyncio.Future[ModelInfo] | None = None
@@ -278,19 +312,16 @@ class EngineClient:
                     sys.executable, "-m", "forge.engine.process", str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
                 )  # fmt: skip
-            reader, self._writer = await asyncio.open_connection(sock=ours, limit=READ_BYTES)
+            link = _Link(self._receive)
+            self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self._send(self._start_message)
             self._launched.set()
             self._watch = asyncio.create_task(self._watch_over(self._process))
-            while not self._stop.is_set():
-                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                message = decode(await reader.readexactly(length))
-                self._heard = time.monotonic()
-                if isinstance(message, LoadFailed):
-                    return message.error.exception()
-                self._receive(message)
-            return EngineUnavailable(self.detail)
-        except (asyncio.IncompleteReadError, ConnectionError):
+            await link.ended
+            return await self._cause_of_death()
+        except ForgeError as error:  # it couldn't load
+            return error
+        except ConnectionError:
             return await self._cause_of_death()
         except Exception as error:  # no descriptors left, no process to be had, a message that makes no sense
             log.exception("the engine can't be reached")
@@ -298,11 +329,11 @@ class EngineClient:
         finally:
             if self._watch is not None:
                 self._watch.cancel()
-            if self._writer is not None:
-                self._writer.close()
+            if self._transport is not None:
+                self._transport.close()
             elif ours is not None:
                 ours.close()
-            self._writer = None
+            self._transport = None
 
     async def _watch_over(self, process: asyncio.subprocess.Process) -> None:
         """Kill an engine that gives no sign of life for too long. Loading takes what it takes."""
@@ -337,17 +368,25 @@ class EngineClient:
             self._process.kill()
             await self._process.wait()
 
-    def _receive(self, message: Ready | Accepted | Refused | Deltas | Report) -> None:
+    def _receive(self, message: FromEngine) -> None:
+        """Take in what the engine says. Errors: why it couldn't load the model, if it says that."""
+        self._heard = time.monotonic()
         match message:
             case Deltas(deltas):
                 for delta in deltas:
                     answer = self._answers.get(delta.request_id)
                     if answer is None:
                         continue
-                    self._tell("gained", answer.request, delta)
+                    for observer in self.observers:
+                        try:
+                            observer.gained(answer.request, delta)
+                        except Exception:
+                            _log_failure(observer, "gained")
                     if answer.deliver(delta):
                         del self._answers[delta.request_id]
                         self._tell("over", answer.request, None)
+            case LoadFailed(error):
+                raise error.exception()
             case Report():
                 self._report = message
                 self._reported.set()
@@ -395,8 +434,8 @@ class EngineClient:
             try:
                 getattr(observer, event)(*arguments)
             except Exception:
-                log.exception("%s.%s failed", type(observer).__name__, event)
+                _log_failure(observer, event)
 
     def _send(self, message: ToEngine) -> None:
-        if self._writer is not None:
-            self._writer.write(encode(message))
+        if self._transport is not None:
+            self._transport.write(encode(message))

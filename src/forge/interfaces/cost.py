@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence as Seq
 
-from attrs import define, evolve, frozen
+from attrs import define, frozen
 
 EXACT = 8
 """Up to so many rows each number has a bucket of its own; beyond, an octave has four: 10, 12, 14, 16, 20, …"""
@@ -33,6 +33,9 @@ that it hasn't, the wait is twice as long. After the longest one it is forgotten
 CHANGED = 0.9
 """What takes at most this part of the time it used to take has changed."""
 
+DRIFT = 0.03
+"""The curve is fitted again once a mean is off by so much from what it was fitted to: every step asks for it."""
+
 
 @define
 class _Bucket:
@@ -41,15 +44,26 @@ class _Bucket:
     count: int
     last: int
     patience: int = PATIENCE
+    fitted: tuple[float, float] = (0.0, 0.0)
+    """Rows and seconds that the curve was fitted to."""
+
+    @property
+    def drifted(self) -> bool:
+        """Whether those are no longer right."""
+        rows, seconds = self.fitted
+        return abs(self.rows - rows) > DRIFT * rows or abs(self.seconds - seconds) > DRIFT * seconds
 
 
 @frozen
 class _Curve:
-    """Seconds by rows. known: keys and rows of the buckets that have been measured well and lately."""
+    """Seconds by rows. known: keys and rows of the buckets that have been measured well and lately. until: the last
+    step of which that's true, whatever is observed till then.
+    """
 
     rows: list[float]
     seconds: list[float]
     known: list[tuple[int, float]]
+    until: float
 
 
 class StepCost:
@@ -71,12 +85,13 @@ class StepCost:
         self._steps += 1
         if self._steps <= WARM_UP:
             return
-        self._curve = None
         bucket = self._buckets.get(_key(rows))
         if bucket is None:
             self._buckets[_key(rows)] = _Bucket(rows, seconds, 1, self._steps)
+            self._curve = None
             return
         if self._steps - bucket.last > bucket.patience:
+            self._curve = None
             if seconds < CHANGED * bucket.seconds:
                 bucket.count, bucket.patience = 0, PATIENCE
             else:
@@ -88,6 +103,8 @@ class StepCost:
         bucket.rows += RATE * (rows - bucket.rows)
         bucket.count += 1
         bucket.last = self._steps
+        if bucket.count <= FEW or bucket.drifted or (self._curve is not None and self._steps > self._curve.until):
+            self._curve = None
 
     def seconds(self, rows: int) -> float | None:
         """The time that a step of so many rows would take; None if nothing is known yet."""
@@ -142,18 +159,21 @@ class StepCost:
 
         More rows take at most in proportion more time. So a bucket that isn't known well counts at most for that.
         """
-        kept: list[_Bucket] = []
+        kept: list[tuple[float, float, int]] = []
         known: list[tuple[int, float]] = []
-        most = math.inf
+        most = until = math.inf
         for key, bucket in sorted(self._buckets.items()):
             age = self._steps - bucket.last
             if age > LONGEST_PATIENCE:
                 continue
+            bucket.fitted = bucket.rows, bucket.seconds
+            until = min(until, bucket.last + LONGEST_PATIENCE)
             if bucket.count >= FEW and age <= bucket.patience:
+                until = min(until, bucket.last + bucket.patience)
                 known.append((key, bucket.rows))
                 most = bucket.seconds / bucket.rows
-            kept.append(evolve(bucket, seconds=min(bucket.seconds, most * bucket.rows)))
-        self._curve = _Curve([bucket.rows for bucket in kept], _isotonic(kept), known)
+            kept.append((bucket.rows, min(bucket.seconds, most * bucket.rows), bucket.count))
+        self._curve = _Curve([rows for rows, _, _ in kept], _isotonic(kept), known, until)
         return self._curve
 
 
@@ -165,11 +185,11 @@ def _key(rows: int) -> int:
     return octave * 8 + (rows >> (octave - 3))  # the three highest bits, the first of which is set
 
 
-def _isotonic(buckets: Seq[_Bucket]) -> list[float]:
-    """The never falling values nearest to the buckets' seconds, by least squares weighted with their counts."""
+def _isotonic(points: Seq[tuple[float, float, int]]) -> list[float]:
+    """The never falling values nearest to the points' (rows, seconds, count), by least squares weighted with counts."""
     pools: list[tuple[float, float, int]] = []  # mean, weight, how many buckets
-    for bucket in buckets:
-        mean, weight, size = bucket.seconds, float(min(bucket.count, 64)), 1
+    for _, seconds, count in points:
+        mean, weight, size = seconds, float(min(count, 64)), 1
         while pools and pools[-1][0] >= mean:
             before, its_weight, its_size = pools.pop()
             mean = (mean * weight + before * its_weight) / (weight + its_weight)

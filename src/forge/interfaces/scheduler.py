@@ -98,6 +98,11 @@ class Outputs(enum.Enum):
     """Every row: the prompt's own tokens are scored (and the next token drawn, if the span reaches the end)."""
 
 
+NO_ROWS = range(0)
+
+_set = object.__setattr__  # what frozen classes set their own fields with
+
+
 @frozen
 class Span:
     """The tokens of one sequence that a step computes: positions ``start`` to ``start + length - 1``.
@@ -117,17 +122,16 @@ class Span:
     output_rows: range = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        stop = self.start + self.length
-        samples = stop - len(self.drafts) == len(self.seq.tokens)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "samples", samples)
-        if self.seq.prompt_logprobs and self.start < self.seq.prompt_len - 1:
-            rows = range(self.length)
-        elif samples:
-            rows = range(self.length - 1 - len(self.drafts), self.length)
+        seq, length, drafts = self.seq, self.length, len(self.drafts)
+        stop = self.start + length
+        samples = stop - drafts == len(seq.tokens)
+        if seq.prompt_logprobs and self.start < seq.prompt_len - 1:
+            rows = range(length)
         else:
-            rows = range(0)
-        object.__setattr__(self, "output_rows", rows)
+            rows = range(length - 1 - drafts, length) if samples else NO_ROWS
+        _set(self, "stop", stop)
+        _set(self, "samples", samples)
+        _set(self, "output_rows", rows)
 
     @property
     def token_ids(self) -> list[int]:
@@ -153,7 +157,7 @@ class Batch:
     """How many tokens that is."""
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "rows", sum(span.length for span in self.spans))
+        _set(self, "rows", sum([span.length for span in self.spans]))
 
 
 @frozen

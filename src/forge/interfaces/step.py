@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from struct import pack_into
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -62,25 +63,61 @@ class StepInputs:
 
 
 def lay_out(batch: Batch, kv: KVCache, pages: tuple[Pages, ...]) -> StepInputs:
-    """A batch's inputs as NumPy arrays."""
+    """A batch's inputs as NumPy arrays: views of one buffer, which is filled at once.
+
+    Most steps have a row or a few a sequence: for so few numbers plain lists take less than small operations on arrays.
+    """
     spans, block = batch.spans, kv.shape.block_size
     tables = [kv.table(span.seq) for span in spans]
     most = max(map(len, tables))
-    block_table: Ids = np.array([[*table, *[0] * (most - len(table))] for table in tables], dtype=np.int64)
-    lengths = np.array([span.length for span in spans], dtype=np.int64)
-    span_starts: Ids = np.zeros(len(spans) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=span_starts[1:])
-    span_of_row = np.repeat(np.arange(len(spans)), lengths)
-    first = np.array([span.start for span in spans], dtype=np.int64) - span_starts[:-1]
-    positions = np.arange(len(span_of_row)) + first[span_of_row]
-    outputs = [start + row for start, span in zip(span_starts.tolist(), spans) for row in span.output_rows]
-    inputs: dict[str, Any] = {
-        "token_ids": np.array(list(chain.from_iterable(span.token_ids for span in spans)), dtype=np.int64),
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    span_starts = [0]
+    output_rows: list[int] = []
+    block_table: list[int] = []
+    for span, table in zip(spans, tables):
+        first, start = len(token_ids), span.start
+        if span.length == 1:  # by far the most
+            token_ids.append(span.seq.tokens[start])
+            positions.append(start)
+            slots.append(table[start // block] * block + start % block)
+        else:
+            token_ids += span.token_ids
+            positions += range(start, span.stop)
+            slots += _slots(table, start, span.stop, block)
+        span_starts.append(first + span.length)
+        output_rows += [first + row for row in span.output_rows]
+        block_table += table
+        block_table += [0] * (most - len(table))
+    columns = {
+        "token_ids": token_ids,
         "positions": positions,
-        "slots": block_table[span_of_row, positions // block] * block + positions % block,
+        "slots": slots,
         "span_starts": span_starts,
-        "lengths": np.array([span.stop for span in spans], dtype=np.int64),
+        "lengths": [span.stop for span in spans],
+        "output_rows": output_rows,
         "block_table": block_table,
-        "output_rows": np.array(outputs, dtype=np.int64),
     }
+    inputs: dict[str, Any] = _arrays(columns)
+    inputs["block_table"] = inputs["block_table"].reshape(len(spans), most)
     return StepInputs(**inputs, pages=pages)
+
+
+def _slots(table: Sequence[int], start: int, stop: int, block: int) -> Iterator[int]:
+    """Where the positions from `start` to `stop` lie, a block at a time."""
+    for at in range(start // block, -(-stop // block)):
+        shift = (table[at] - at) * block
+        yield from range(shift + max(start, at * block), shift + min(stop, at * block + block))
+
+
+def _arrays(columns: Mapping[str, list[int]]) -> dict[str, Ids]:
+    """Each column as an array; all in one buffer."""
+    numbers = [number for column in columns.values() for number in column]
+    flat: Ids = np.empty(len(numbers), dtype=np.int64)
+    pack_into(f"{len(numbers)}q", flat.data, 0, *numbers)
+    arrays, at = {}, 0
+    for name, column in columns.items():
+        arrays[name] = flat[at : at + len(column)]
+        at += len(column)
+    return arrays

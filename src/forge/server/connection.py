@@ -15,8 +15,12 @@ import quart
 from quart import Quart
 from quart.asgi import ASGIHTTPConnection
 
+from forge.server.stream import EventStream
+from forge.server.transport import direct_write
+
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+    from quart.typing import ResponseTypes
 
     from forge.engine.supervisor import Answer
     from forge.server.service import Service
@@ -108,6 +112,13 @@ class Connection(ASGIHTTPConnection):
             for answer in own.answers.values():
                 answer.abort()
             in_flight.leave(own)
+
+    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        """Send a response; a stream of events that nobody has wrapped may write to the client by itself."""
+        events = getattr(getattr(response, "response", None), "iter", None)
+        if isinstance(events, EventStream):
+            events.write = direct_write(send)
+        await super()._send_response(send, response)
 
 
 class App(Quart):

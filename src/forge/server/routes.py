@@ -156,7 +156,7 @@ async def _answer(
     answers = [request.answers[each.id] for each in requests]
     n = wire.n or 1
     if wire.stream:
-        events = stream.events(
+        events = stream.EventStream(
             shape, identity, answers, n, cut, include_usage=wire.include_usage, request_id=request.request_id
         )
         response = Response(events, content_type="text/event-stream; charset=utf-8")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from forge.engine.request import Delta
@@ -28,48 +30,97 @@ KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
+Take = Callable[[int, Delta], bool]
+"""Takes a delta of a prompt's answer where it comes from the engine; whether it will take the next one as well."""
 
-async def deltas(
-    answers: Sequence[Answer], cut: asyncio.Event, silence: float | None = None
-) -> AsyncGenerator[tuple[int, Delta] | None, None]:
-    """What the answers to one or more prompts say, as it comes: (prompt, delta); None after `silence` seconds of none.
 
-    Errors: what ended an answer, or `EngineUnavailable` once `cut` is set. Answers aren't aborted here.
+class Reading:
+    """The answers to one or more prompts, being read.
+
+    It is a context, in which one goes on like this::
+
+        while not reading.over:
+            for prompt, delta in reading.news(): ...
+            await reading.wait(take)
+
+    While it waits, what comes is handed to `take` at once: a task that is woken for every token costs several times
+    what becomes of the token. Errors of `news`: what ended an answer, `EngineUnavailable` once `cut` is set, and
+    whatever `take` raised. Answers aren't aborted here. silence: after so many seconds without news, `silent` tells.
     """
-    bell = asyncio.Event()
-    bell.set()  # something may have come already
-    silent = _Silence(silence, bell)
-    cutting = asyncio.create_task(cut.wait())
-    cutting.add_done_callback(lambda _: bell.set())
-    for answer in answers:
-        answer.listen(bell.set)
-    reading = dict(enumerate(answers))
-    try:
-        while reading:
-            await bell.wait()
-            bell.clear()
-            if silent.due():
-                yield None
-            for prompt, answer in tuple(reading.items()):
-                while (delta := _taken(answer, cut)) is not None:
-                    silent.broken()
-                    yield prompt, delta
-                if answer.over:
-                    del reading[prompt]
-    finally:
-        silent.stop()
-        cutting.cancel()
-        await asyncio.gather(cutting, return_exceptions=True)
 
+    def __init__(self, answers: Sequence[Answer], cut: asyncio.Event, silence: float | None = None) -> None:
+        self._reading = dict(enumerate(answers))
+        self._cut = cut
+        self._bell = asyncio.Event()
+        self._bell.set()  # something may have come already
+        self._take: Take | None = None
+        self._failure: Exception | None = None
+        self._silence = _Silence(silence, self._bell)
 
-def _taken(answer: Answer, cut: asyncio.Event) -> Delta | None:
-    """The answer's next delta, if there is one. Errors: as `deltas`."""
-    if cut.is_set():
-        raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
-    delta = answer.take()
-    if delta is not None and delta.error is not None:
-        raise delta.error.exception()
-    return delta
+    def __enter__(self) -> Reading:
+        for prompt, answer in self._reading.items():
+            answer.listen(partial(self._ring, prompt))
+        self._cutting = asyncio.create_task(self._cut.wait())
+        self._cutting.add_done_callback(lambda _: self._bell.set())
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._silence.stop()
+        self._cutting.cancel()
+
+    @property
+    def over(self) -> bool:
+        """Whether the last delta of every answer has been taken."""
+        return not self._reading
+
+    @property
+    def silent(self) -> bool:
+        """Whether there has been no news for that long; the time begins anew."""
+        return self._silence.due()
+
+    def news(self) -> Iterator[tuple[int, Delta]]:
+        """What there is to take by now, as (prompt, delta)."""
+        if self._failure is not None:
+            raise self._failure
+        for prompt in tuple(self._reading):
+            while (delta := self._next(prompt)) is not None:
+                yield prompt, delta
+
+    async def wait(self, take: Take | None = None) -> None:
+        """Wait until there's something to look at. Without `take` that is any news."""
+        self._take = take
+        try:
+            await self._bell.wait()
+        finally:
+            self._take = None
+        self._bell.clear()
+
+    def _next(self, prompt: int) -> Delta | None:
+        """The next delta of a prompt's answer, if there is one."""
+        if self._cut.is_set():
+            raise EngineUnavailable("the server is shutting down and could not wait for this answer any longer")
+        answer = self._reading.get(prompt)
+        if answer is None:
+            return None
+        delta = answer.take()
+        if delta is not None:
+            self._silence.broken()
+            if delta.error is not None:
+                raise delta.error.exception()
+        if answer.over:
+            del self._reading[prompt]
+        return delta
+
+    def _ring(self, prompt: int) -> None:
+        """There may be something to take from this prompt's answer."""
+        try:
+            while self._take is not None and (delta := self._next(prompt)) is not None:
+                if not self._take(prompt, delta):
+                    self._take = None
+        except Exception as error:  # of this answer: the engine's messages to others come the same way
+            self._failure, self._take = error, None
+        if self._take is None or self.over:
+            self._bell.set()
 
 
 class _Silence:
@@ -107,55 +158,104 @@ class _Silence:
 async def whole(
     shape: Shape, identity: Identity, answers: Sequence[Answer], n: int, cut: asyncio.Event
 ) -> dict[str, object]:
-    """The body of a response that isn't streamed. Errors: as `deltas`."""
+    """The body of a response that isn't streamed. Errors: as `Reading.news`."""
     counts, said = Counts(), [list[Delta]() for _ in range(n * len(answers))]
-    async with aclosing(deltas(answers, cut)) as source:
-        async for item in source:
-            if item is not None:
-                prompt, delta = item
-                counts.add(prompt, delta)
-                said[prompt * n + delta.choice].append(delta)
+
+    def take(prompt: int, delta: Delta) -> bool:
+        counts.add(prompt, delta)
+        said[prompt * n + delta.choice].append(delta)
+        return True
+
+    with Reading(answers, cut) as reading:
+        while not reading.over:
+            await reading.wait(take)
+            for prompt, delta in reading.news():
+                take(prompt, delta)
     choices = [shape.whole(index, parts) for index, parts in enumerate(said)]
     return identity.fields(shape.whole_kind) | {"choices": choices, "usage": counts.usage()}
 
 
-async def events(
-    shape: Shape,
-    identity: Identity,
-    answers: Sequence[Answer],
-    n: int,
-    cut: asyncio.Event,
-    *,
-    include_usage: bool,
-    request_id: str,
-) -> AsyncIterator[bytes]:
-    """A streamed response. An error is an event too, and the last one: no ``[DONE]`` follows it."""
-    head = b"data: " + encode(identity.fields(shape.chunk_kind)).removesuffix(b"}") + b',"choices":['
-    tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
-    counts = Counts()
-    try:
-        opening = [shape.opening(index) for index in range(n * len(answers))]
-        if first := b"".join(head + choice + tail for choice in opening if choice is not None):
-            yield first
-        async with aclosing(deltas(answers, cut, KEEP_ALIVE_SECONDS)) as source:
-            async for item in source:
-                if item is None:
+class EventStream:
+    """A streamed response: iterate over its bytes. An error is an event too, the last one: no ``[DONE]`` follows it.
+
+    write: a shorter way to the client than through the iteration, if whoever iterates knows one: it sends bytes at
+    once, or says False, and they come by the iteration, which the client then holds up. What was written comes after
+    what was iterated over, and before what will be.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        identity: Identity,
+        answers: Sequence[Answer],
+        n: int,
+        cut: asyncio.Event,
+        *,
+        include_usage: bool,
+        request_id: str,
+    ) -> None:
+        self.write: Callable[[bytes], bool] | None = None
+        self._shape, self._answers, self._n, self._cut = shape, answers, n, cut
+        self._include_usage, self._request_id = include_usage, request_id
+        self._head = b"data: " + encode(identity.fields(shape.chunk_kind)).removesuffix(b"}") + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._counts = Counts()
+        self._events = self._run()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        await self._events.aclose()
+
+    async def _run(self) -> AsyncGenerator[bytes, None]:
+        try:
+            opening = [self._shape.opening(index) for index in range(self._n * len(self._answers))]
+            if first := b"".join(self._head + choice + self._tail for choice in opening if choice is not None):
+                yield first
+            async with aclosing(self._news()) as events:
+                async for event in events:
+                    yield event
+            if self._include_usage:
+                yield self._head + b'],"usage":' + encode(self._counts.usage()) + b"}\n\n"
+            yield DONE
+        except ForgeError as error:
+            log.warning("request %s ended with an error in its stream: %s", self._request_id, error.message)
+            yield _error_event(error)
+        except Exception:  # the status has been sent: this event is the only way to tell the client
+            log.exception("request %s failed in its stream", self._request_id)
+            yield _error_event(internal_error(self._request_id))
+
+    async def _news(self) -> AsyncGenerator[bytes, None]:
+        """What the answers say, as far as it isn't written."""
+        refused: list[bytes] = []
+
+        def take(prompt: int, delta: Delta) -> bool:
+            event = self._event(prompt, delta)
+            if event and not (self.write is not None and self.write(event)):
+                refused.append(event)
+            return not refused
+
+        with Reading(self._answers, self._cut, KEEP_ALIVE_SECONDS) as reading:
+            while not reading.over:
+                await reading.wait(None if self.write is None else take)
+                while refused:
+                    yield refused.pop()
+                if reading.silent:
                     yield KEEP_ALIVE
-                    continue
-                prompt, delta = item
-                counts.add(prompt, delta)
-                pieces = shape.pieces(prompt * n + delta.choice, delta)
-                if news := b"".join(head + piece + tail for piece in pieces):
-                    yield news
-        if include_usage:
-            yield head + b'],"usage":' + encode(counts.usage()) + b"}\n\n"
-        yield DONE
-    except ForgeError as error:
-        log.warning("request %s ended with an error in its stream: %s", request_id, error.message)
-        yield _error_event(error)
-    except Exception:  # the status has been sent: this event is the only way to tell the client
-        log.exception("request %s failed in its stream", request_id)
-        yield _error_event(internal_error(request_id))
+                for prompt, delta in reading.news():
+                    if event := self._event(prompt, delta):
+                        yield event
+
+    def _event(self, prompt: int, delta: Delta) -> bytes:
+        """What the client is told of a delta, perhaps nothing."""
+        self._counts.add(prompt, delta)
+        pieces = self._shape.pieces(prompt * self._n + delta.choice, delta)
+        return b"".join([self._head + piece + self._tail for piece in pieces])
 
 
 def _error_event(error: ForgeError) -> bytes:

@@ -27,13 +27,22 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._table = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._begun = False
+        """Whether the decoder holds a part of a character."""
 
     def add(self, token: int) -> str:
         """The text that this token completes, perhaps none.
 
         Special ids have no text, nor have ids beyond the vocabulary, which a model's padded matrix may yield.
         """
-        return self._decoder.decode(self._table[token]) if 0 <= token < len(self._table) else ""
+        if not 0 <= token < len(self._table):
+            return ""
+        data = self._table[token]
+        if data.isascii() and not self._begun:  # most tokens: nothing to wait for
+            return data.decode()
+        text = self._decoder.decode(data)
+        self._begun = bool(self._decoder.getstate()[0])
+        return text
 
     def finish(self) -> str:
         """The answer is over: U+FFFD for a character of which only a part came, else nothing."""

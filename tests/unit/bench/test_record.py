@@ -164,3 +164,19 @@ def test_gaps_are_one_for_each_token_after_the_first_chunk_and_add_up(tokens: in
     assert len(gaps) == tokens - counts[0]
     last = max(number for number, count in enumerate(counts) if count)
     assert sum(gaps) == pytest.approx(times[last] - times[0])
+
+
+def test_what_came_before_a_failure_is_counted_and_its_own_error_comes_first() -> None:
+    recorder = Recorder()
+    recorder.feed(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', 11.0)
+    recorder.fail("timeout", "too late")
+    outcome = recorder.outcome(0, 10.0, 12.0, 1, exactly=True)
+    assert outcome.chunks == 1
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "timeout"
+    broken = Recorder()
+    broken.feed(b"data: {nothing\n\n", 11.0)
+    broken.fail("connection", "reset")
+    failure = broken.outcome(0, 10.0, 12.0, 1, exactly=True).failure
+    assert failure is not None
+    assert failure.kind == "broken stream"

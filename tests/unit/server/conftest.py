@@ -218,8 +218,9 @@ async def server(config: Config, service: Service) -> AsyncIterator[Callable[...
     """Start a server with Hypercorn on a free port; it is stopped after the test."""
     running: list[Running] = []
 
-    async def start(drain_timeout: float = 5.0) -> Running:
+    async def start(drain_timeout: float = 5.0, change: Callable[[Any], None] = lambda app: None) -> Running:
         app = create_app(config, service)
+        change(app)
         listening = listen("127.0.0.1", 0)
         stop, loading = asyncio.Event(), asyncio.create_task(asyncio.sleep(0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"

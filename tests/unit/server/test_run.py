@@ -44,9 +44,9 @@ class Answer:
         self.request, self.left, self.ready, self.over = request, 20, False, False
     def listen(self, ring):
         def tick():
-            self.ready = True
+            self.ready, more = True, self.left > 1
             ring()
-            if self.left > 1: asyncio.get_running_loop().call_later(0.1, tick)
+            if more: asyncio.get_running_loop().call_later(0.1, tick)
         asyncio.get_running_loop().call_later(0.1, tick)
     def take(self):
         if not self.ready: return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,21 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = Deferred("torch")
+
+
+class Recycled:
+    """Arrays in memory that is used again once nobody holds the last one: of fresh memory, every page is a fault."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+        self._unused = sys.getrefcount(self._memory)  # of memory that no array is in
+
+    def empty(self, *shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """A float32 array of this shape, its values undefined."""
+        size = math.prod(shape)
+        if self._memory.size < size or sys.getrefcount(self._memory) > self._unused:  # arrays hold their memory
+            self._memory = np.empty(size, np.float32)
+        return self._memory[:size].reshape(shape)
 
 
 def empty_like(x: Any, *shape: int) -> Any:

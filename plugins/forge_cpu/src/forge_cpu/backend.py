@@ -25,7 +25,7 @@ from forge.interfaces.options import DenseOptions
 from forge.interfaces.sampler import RowSampling, Sampled
 from forge.interfaces.step import lay_out
 from forge_cpu import CpuOptions
-from forge_cpu.arrays import contiguous, empty_like
+from forge_cpu.arrays import Recycled, contiguous, empty_like
 from forge_cpu.machine import usable_cores
 from forge_cpu.native import extension
 from forge_cpu.pages import NativePages
@@ -77,6 +77,10 @@ class CpuBackend(Backend):
         self._pool = native.Pool(threads or usable_cores(), isa, bits, loud)
         self._kv_format = options.kv_format
         self._models: WeakKeyDictionary[Model, Any] = WeakKeyDictionary()
+        self._logits = Recycled()
+        """For the products of whole models' rows: some megabytes, the same in every step."""
+        self._pages: tuple[tuple[Pages, ...], list[Any] | None] = (), []
+        """The pages of the last step, and what `_native_pages` said of them."""
 
     # -- weights and pages
 
@@ -106,7 +110,8 @@ class CpuBackend(Backend):
     def linear(self, x: torch.Tensor, weights: Prepared, bias: Vector | None = None) -> torch.Tensor:
         if not isinstance(weights, PackedWeights):
             return super().linear(x, weights, bias)
-        out = empty_like(x, len(x), weights.out_features)
+        shape = len(x), weights.out_features
+        out = self._logits.empty(*shape) if isinstance(x, np.ndarray) else empty_like(x, *shape)
         self._native.linear(self._pool, contiguous(x), weights.matrix, bias, out)
         return out
 
@@ -138,9 +143,8 @@ class CpuBackend(Backend):
         return out
 
     def forward(self, model: Model, inputs: StepInputs) -> torch.Tensor:
-        native_model = self._model(model)
-        pages = [page.pages for page in inputs.pages if isinstance(page, NativePages)]
-        if native_model is None or len(pages) != len(inputs.pages):
+        native_model, pages = self._model(model), self._native_pages(inputs.pages)
+        if native_model is None or pages is None:
             return super().forward(model, inputs.tensors(self.device))
         stack = model.stack()
         assert stack is not None
@@ -163,11 +167,20 @@ class CpuBackend(Backend):
 
     def _model(self, model: Model) -> Any | None:
         """The native form of a model, made when it's first seen; None for one that isn't a plain decoder stack."""
-        if model not in self._models:
+        try:
+            return self._models[model]
+        except KeyError:
             stack = model.stack()
             served = stack is not None and _serves_stack(stack)
-            self._models[model] = self._build(stack) if stack is not None and served else None
-        return self._models[model]
+            native_model = self._models[model] = self._build(stack) if stack is not None and served else None
+            return native_model
+
+    def _native_pages(self, pages: tuple[Pages, ...]) -> list[Any] | None:
+        """Each layer's native pages, the same for all steps; None if some are another backend's."""
+        if self._pages[0] is not pages:
+            native = [page.pages for page in pages if isinstance(page, NativePages)]
+            self._pages = pages, native if len(native) == len(pages) else None
+        return self._pages[1]
 
     def _build(self, stack: DecoderStack) -> Any:
         rope = stack.specs[0].rope
