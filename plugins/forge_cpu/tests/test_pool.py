@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,25 @@ def test_python_threads_may_share_a_pool() -> None:
     assert not failures
 
 
-def test_pools_come_and_go() -> None:
-    before = threading.active_count()
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+
+
+def test_pools_and_callers_come_and_go() -> None:
+    make_pool(2).count_shared(3, 1)  # this thread's counter stays open as long as it lives
+    before = threading.active_count(), open_files()
     for threads in (1, 2, 5) * 20:
         pool = make_pool(threads)
         assert (pool.threads, pool.isa) == (threads, "portable")
         pool.count_shared(3, 1)
-        del pool
-    assert threading.active_count() == before
+        caller = threading.Thread(target=pool.count_shared, args=(3, 1))
+        caller.start()
+        caller.join()
+        del pool, caller
+    deadline = time.monotonic() + 10  # a thread's own files are closed a moment after it has been joined
+    while (threading.active_count(), open_files()) != before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (threading.active_count(), open_files()) == before
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257, 1 << 20])
