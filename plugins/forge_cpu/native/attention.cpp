@@ -257,18 +257,17 @@ void pack_query_pairs(const AttentionCall& call, const AttentionUnit& unit, uint
     }
 }
 
-void attend_in_pairs(int rows, const uint32_t* q, const Partition& part, const Range* seen, const AttentionCall& call,
+template <class From>
+void attend_in_pairs(int rows, const uint32_t* q, const Partition& part, const From& from, const Range* seen,
                      const Scratch& s, float* out) {
-    const PairPartition pairs{s.pair_keys, s.pair_values};
-    const int64_t k_dim = call.shape.k_dim, stride = call.pages.layout.v_stride;
     switch (rows) {
-        case 1: return attend_pairs<1>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        case 2: return attend_pairs<2>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        case 3: return attend_pairs<3>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        case 4: return attend_pairs<4>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        case 6: return attend_pairs<6>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        case 8: return attend_pairs<8>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
-        default: return attend_pairs<12>(q, part, pairs, seen, k_dim, stride, kRowTail, s.scores, s.pair_weights, out);
+        case 1: return attend_pairs<1>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        case 2: return attend_pairs<2>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        case 3: return attend_pairs<3>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        case 4: return attend_pairs<4>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        case 6: return attend_pairs<6>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        case 8: return attend_pairs<8>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
+        default: return attend_pairs<12>(q, part, from, seen, kRowTail, s.scores, s.pair_weights, out);
     }
 }
 #endif
@@ -310,7 +309,11 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
         const int first = begin > 0 ? static_cast<int>(begin / 16) : 0, last = static_cast<int>((stop + 15) / 16);
         locate(call.pages, blocks, kv_head, part_begin, first, last, end, in_pairs, scratch, part);
 #if defined(FORGE_HAS_PAIR_PRODUCTS)
-        if (in_pairs) make_pairs(part, first, last, shape.k_dim, stride, {scratch.pair_keys, scratch.pair_values});
+        const PairPartition pairs{scratch.pair_keys, scratch.pair_values};
+        const FromPages from_pages{part, shape.k_dim, stride, first, last};
+        const FromBuffer from_buffer{pairs, shape.k_dim, stride};
+        const bool buffers = in_pairs && rows_together(rows) < rows;
+        if (buffers) make_pairs(part, first, last, shape.k_dim, stride, pairs);
 #endif
         for (int64_t row = 0; row < rows;) {
             const int together = rows_together(rows - row);
@@ -321,8 +324,11 @@ void run_unit(const AttentionCall& call, const AttentionUnit& unit, const Scratc
             float* out = split ? call.partials + unit.partials + ((p - unit.tile_part) * rows + row) * row_floats
                                : scratch.partial;
 #if defined(FORGE_HAS_PAIR_PRODUCTS)
-            if (in_pairs)
-                attend_in_pairs(together, query_pairs + row * (shape.k_dim / 2), part, seen, call, scratch, out);
+            const uint32_t* q = query_pairs + row * (shape.k_dim / 2);
+            if (buffers)
+                attend_in_pairs(together, q, part, from_buffer, seen, scratch, out);
+            else if (in_pairs)
+                attend_in_pairs(together, q, part, from_pages, seen, scratch, out);
             else
 #endif
                 attend<Stored>(together, scratch.queries + row * shape.k_dim, part, seen, shape.k_dim, stride,

@@ -1,8 +1,8 @@
 // Attention with products of bfloat16 pairs, for sets that have them: keys, values, queries and weights rounded to 8
 // bits of mantissa, sums in float. Included by attention.cpp only.
 //
-// A partition is brought into pairs once for all rows of a unit: pairs of dims of 16 keys for the scores, pairs of keys
-// of 16 dims for the values. Rows take whole groups of keys with weight 0 where they see nothing: adding 0 · v changes
+// Pairs are of dims, of 16 keys, for the scores, and of keys, of 16 dims, for the values. Rows that are all taken together
+// make them in registers; for more rows a partition is brought into pairs once. Rows take whole groups of keys with weight 0 where they see nothing: adding 0 · v changes
 // no bit, since float16 pages, the only ones read here, hold finite numbers only. So rows stay independent of each
 // other: pairs are added in ascending order into one register per score and per output.
 #pragma once
@@ -14,6 +14,7 @@
 namespace forge::FORGE_ISA {
 
 constexpr int64_t kPairsGroup = 8;  // pairs of keys in a group
+constexpr int kPairsAhead = 4;      // groups that are fetched ahead: about the time that memory takes to answer
 // Bytes between the rounded weights of two rows: no power of two.
 constexpr int64_t kWeightBytes = kPartition * 2 + 64;
 
@@ -27,47 +28,66 @@ struct PairPartition {
     std::byte* values;
 };
 
-// Groups [first, last) of a partition; what comes next is fetched ahead.
+// Where pairs come from: a buffer that holds them,
+struct FromBuffer {
+    const PairPartition& pairs;
+    int64_t k_dim, stride;
+
+    __attribute__((always_inline)) bf16x32 keys(int group, int64_t pair) const {
+        return load_pairs(pairs.keys + (group * k_dim + 2 * pair) * 32);
+    }
+    __attribute__((always_inline)) bf16x32 values(int64_t pair, int64_t dim) const {
+        return load_pairs(pairs.values + (pair * stride + dim) * 4);
+    }
+};
+// or pages, of which groups [first, last) are read in ascending order, keys before values: what comes `ahead` is fetched.
+struct FromPages {
+    const Partition& part;
+    int64_t k_dim, stride;
+    int first, last;
+
+    __attribute__((always_inline)) bf16x32 keys(int group, int64_t pair) const {
+        const int next = group + kPairsAhead;
+        prefetch((next < last ? part.keys[next] : part.values[next - last + first < last ? next - last + first : first]) + pair * 64);
+        const std::byte* at = part.keys[group] + pair * 64;
+        return round_pairs(StoredF16::get(at), StoredF16::get(at + 32));
+    }
+    __attribute__((always_inline)) bf16x32 values(int64_t pair, int64_t dim) const {
+        const int group = static_cast<int>(pair / kPairsGroup), next = group + kPairsAhead;
+        const int64_t at = (pair % kPairsGroup * 2 * stride + dim) * 2;
+        const std::byte* even = part.values[group] + at;
+        const std::byte* ahead = part.values[next < last ? next : group] + at;
+        prefetch(ahead);
+        prefetch(ahead + stride * 2);
+        return round_pairs(StoredF16::get(even), StoredF16::get(even + stride * 2));
+    }
+};
+
+// Groups [first, last) of a partition into the buffer.
 static void make_pairs(const Partition& part, int first, int last, int64_t k_dim, int64_t stride, const PairPartition& to) {
-    for (int group = first; group < last; ++group) {
-        const std::byte* next = part.keys[group + 1 < last ? group + 1 : group];
-        const std::byte* keys = part.keys[group];
-        std::byte* out = to.keys + group * k_dim * 32;
-        for (int64_t d = 0; d < k_dim; d += 2) {
-            prefetch(next + d * 32);
-            store_pairs(out + d * 32, round_pairs(StoredF16::get(keys + d * 32), StoredF16::get(keys + d * 32 + 32)));
-        }
-    }
-    for (int group = first; group < last; ++group) {
-        const std::byte* next = part.values[group + 1 < last ? group + 1 : group];
-        const std::byte* values = part.values[group];
-        std::byte* out = to.values + group * kPairsGroup * stride * 4;
-        for (int64_t pair = 0; pair < kPairsGroup; ++pair) {
-            const std::byte *even = values + 4 * pair * stride, *odd = even + 2 * stride;
-            for (int64_t dim = 0; dim < stride; dim += 16) {
-                prefetch(next + (even - values) + 4 * dim);
-                store_pairs(out + (pair * stride + dim) * 4,
-                            round_pairs(StoredF16::get(even + 2 * dim), StoredF16::get(odd + 2 * dim)));
-            }
-        }
-    }
+    const FromPages pages{part, k_dim, stride, first, last};
+    for (int group = first; group < last; ++group)
+        for (int64_t pair = 0; 2 * pair < k_dim; ++pair)
+            store_pairs(to.keys + (group * k_dim + 2 * pair) * 32, pages.keys(group, pair));
+    for (int64_t pair = first * kPairsGroup; pair < last * kPairsGroup; ++pair)
+        for (int64_t dim = 0; dim < stride; dim += 16)
+            store_pairs(to.values + (pair * stride + dim) * 4, pages.values(pair, dim));
 }
 
-template <int R, int G>
-FORGE_INLINE int score_pairs_by(const uint32_t* q, const std::byte* keys, int group, int last, int64_t k_dim, float* scores) {
-    const int64_t pairs = k_dim / 2, group_bytes = k_dim * 32;
+template <int R, int G, class From>
+FORGE_INLINE int score_pairs_by(const uint32_t* q, const From& from, int group, int last, int64_t k_dim, float* scores) {
+    const int64_t pairs = k_dim / 2;
     for (; group + G <= last; group += G) {
         f32x16 sum[G][R];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
 #pragma GCC unroll 12
             for (int r = 0; r < R; ++r) sum[g][r] = zero();
-        const std::byte* from = keys + group * group_bytes;
 #pragma GCC unroll 2
         for (int64_t pair = 0; pair < pairs; ++pair) {
             bf16x32 k[G];
 #pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) k[g] = load_pairs(from + g * group_bytes + pair * 64);
+            for (int g = 0; g < G; ++g) k[g] = from.keys(group + g, pair);
 #pragma GCC unroll 12
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -82,20 +102,19 @@ FORGE_INLINE int score_pairs_by(const uint32_t* q, const std::byte* keys, int gr
 }
 
 // weights: rows kWeightBytes apart → out rows, dims [dim, dim + 16 · N), from groups [first, last).
-template <int R, int N>
-FORGE_INLINE void weigh_pairs(const std::byte* weights, const std::byte* values, int first, int last, int64_t stride,
-                              int64_t dim, float* out, int64_t out_stride) {
+template <int R, int N, class From>
+FORGE_INLINE void weigh_pairs(const std::byte* weights, const From& from, int first, int last, int64_t dim, float* out,
+                              int64_t out_stride) {
     f32x16 sum[R][N];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int i = 0; i < N; ++i) sum[r][i] = zero();
-    const std::byte* v = values + (first * kPairsGroup * stride + dim) * 4;
 #pragma GCC unroll 2
-    for (int64_t pair = first * kPairsGroup; pair < last * kPairsGroup; ++pair, v += stride * 4) {
+    for (int64_t pair = first * kPairsGroup; pair < last * kPairsGroup; ++pair) {
         bf16x32 value[N];
 #pragma GCC unroll 4
-        for (int i = 0; i < N; ++i) value[i] = load_pairs(v + 64 * i);
+        for (int i = 0; i < N; ++i) value[i] = from.values(pair, dim + 16 * i);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
             const auto w = peek<uint32_t>(weights + r * kWeightBytes + pair * 4);
@@ -110,9 +129,10 @@ FORGE_INLINE void weigh_pairs(const std::byte* weights, const std::byte* values,
 }
 
 // R rows over one partition → rows of [values, largest, total], `tail` floats behind the values. q [k_dim / 2][R] pairs.
-template <int R>
-static void attend_pairs(const uint32_t* q, const Partition& part, const PairPartition& pairs, const Range* seen,
-                         int64_t k_dim, int64_t stride, int64_t tail, float* scores, std::byte* weights, float* out) {
+template <int R, class From>
+static void attend_pairs(const uint32_t* q, const Partition& part, const From& from, const Range* seen, int64_t tail,
+                         float* scores, std::byte* weights, float* out) {
+    const int64_t k_dim = from.k_dim, stride = from.stride;
     const int64_t row_floats = stride + tail;
     int begin = kPartition, end = 0;
     for (int r = 0; r < R; ++r) {
@@ -122,8 +142,8 @@ static void attend_pairs(const uint32_t* q, const Partition& part, const PairPar
     }
     const int first = begin < end ? begin / 16 : 0, last = begin < end ? (end + 15) / 16 : 0;
     constexpr int G = beside(R), N = beside(R);
-    const int rest = score_pairs_by<R, G>(q, pairs.keys, first, last, k_dim, scores);
-    if constexpr (G > 1) score_pairs_by<R, 1>(q, pairs.keys, rest, last, k_dim, scores);
+    const int rest = score_pairs_by<R, G>(q, from, first, last, k_dim, scores);
+    if constexpr (G > 1) score_pairs_by<R, 1>(q, from, rest, last, k_dim, scores);
     for (int r = 0; r < R; ++r) {
         float *row = out + r * row_floats, *p = scores + r * kScoreStride;
         for (int64_t i = stride; i < row_floats; i += 16) store(row + i, zero());
@@ -134,9 +154,9 @@ static void attend_pairs(const uint32_t* q, const Partition& part, const PairPar
     }
     int64_t dim = 0;
     for (; dim + N * 16 <= stride; dim += N * 16)
-        weigh_pairs<R, N>(weights, pairs.values, first, last, stride, dim, out, row_floats);
+        weigh_pairs<R, N>(weights, from, first, last, dim, out, row_floats);
     if constexpr (N > 1)
-        for (; dim < stride; dim += 16) weigh_pairs<R, 1>(weights, pairs.values, first, last, stride, dim, out, row_floats);
+        for (; dim < stride; dim += 16) weigh_pairs<R, 1>(weights, from, first, last, dim, out, row_floats);
 }
 
 }  // namespace forge::FORGE_ISA
