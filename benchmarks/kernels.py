@@ -1,124 +1,106 @@
-"""What the native kernels reach, beside what this machine can do at most: `python benchmarks/kernels.py [--threads N]`.
+"""What the native kernels reach, beside what this machine can do at most: `python benchmarks/kernels.py [PART...]`.
 
-Linear layers of SmolLM2-135M and of a Llama of 1.1 billion weights, in GB/s of weights read (the limit for a few rows)
-and in Gop/s, a multiplication and an addition counted as two (the limit for many). The best of several rounds, which
-visit all row counts in turn, so that a disturbance harms all alike. Weights are random: only their size matters. Of the
-activations' blocks one in seven has a value that stands out, as in SmolLM2: with --bits auto it gets a second term.
+Parts: linear layers, attention, the operations on rows between them, sampling, whole steps; all unless some are named.
+For each kernel its time, GB/s of what it has to read and write, and Gop/s, a multiplication and an addition counted as
+two, with their shares of the ceilings that simple loops reach in the same rounds: reading as many bytes over and over,
+so that small data comes from a cache in both; products of the integer units (linear layers, steps) or of the float
+units (the rest; where attention multiplies pairs of bfloat16 it can pass 100%). The best of several rounds, which visit
+all cases of a group in turn, so that a disturbance harms all alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from forge_cpu.backend import LOUD
 from forge_cpu.machine import usable_cores
 from forge_cpu.native import extension
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from kernel_cases import COLD, Case, Group, attention, linear, row_operations, sampling
+from kernel_steps import steps
 
-SHAPES = [
-    ("SmolLM2 q, k, v", 960, 576),
-    ("SmolLM2 gate, up", 3072, 576),
-    ("SmolLM2 down", 576, 1536),
-    ("SmolLM2 head", 49152, 576),
-    ("1.1B gate, up", 11264, 2048),
-    ("1.1B down", 2048, 5632),
-]
-SMALL, LARGE = ("Q4_1", "Q8_0"), ("Q4_K", "Q6_K")
-"""Encodings measured by default: those that the models have."""
+LEAST = 1 << 20
+"""Bytes of the reading loop's buffer at least: less is hardly shared among the threads."""
 
-COLD = 192 << 20
-"""Bytes of weights that a pass goes through, so that they come from memory and not from a cache."""
+PARTS = ("linear", "attention", "rows", "sampling", "steps")
 
 
-def random_blocks(encoding: str, rows: int, cols: int) -> npt.NDArray[np.uint8]:
-    """Bytes of a GGUF tensor whose float16 scales, wherever they lie, are finite."""
-    per_block, size = GGML_QUANT_SIZES[GGMLQuantizationType[encoding]]
-    data = np.random.default_rng(0).integers(0, 256, (rows, cols // per_block * size), dtype=np.uint8)
-    return data & 0x3F
+def measure(native: Any, pool: Any, group: Group, rounds: int) -> None:
+    """Time all cases of a group and print them."""
+    cases = group.make()
+    best, bandwidth = [float("inf")] * len(cases), [0.0] * len(cases)
+    peak = 0.0
+    for _ in range(rounds):
+        peak = max(peak, native.measure_dot(pool) if group.units == "int8" else native.measure_fma(pool))
+        read = {nbytes: native.measure_bandwidth(pool, nbytes) for nbytes in {_working_set(c) for c in cases}}
+        for i, case in enumerate(cases):
+            bandwidth[i] = max(bandwidth[i], read[_working_set(case)])
+            case.before()
+            start = time.perf_counter()
+            case.run()
+            best[i] = min(best[i], (time.perf_counter() - start) / case.copies)
+    print(f"\n{group.title}; {peak:.0f} {group.units} Gop/s at most")
+    print(f"{'':>10} {'µs':>10} {'GB/s':>8} {'of':>6} {'':>5} {'Gop/s':>8}")
+    for case, seconds, limit in zip(cases, best, bandwidth, strict=True):
+        print(_line(case, seconds, limit, peak), flush=True)
 
 
-def random_activations(rows: int, cols: int) -> npt.NDArray[np.float32]:
-    """Normal numbers and some that stand out from their row."""
-    rng = np.random.default_rng(rows)
-    x = rng.standard_normal((rows, cols), dtype=np.float32)
-    x.reshape(rows, -1, 32)[..., 5][rng.random((rows, cols // 32)) < 1 / 7] = 20
-    return x
+def _working_set(case: Case) -> int:
+    return max(LEAST, min(COLD, case.nbytes * case.copies))
 
 
-class Case:
-    """One shape in one encoding with so many activation rows: as many copies side by side as fill COLD."""
+def _line(case: Case, seconds: float, bandwidth: float, peak: float) -> str:
+    moved, done = case.nbytes / seconds * 1e-9, case.operations / seconds * 1e-9
+    line = f"{case.name:>10} {seconds * 1e6:>10.1f} {moved:>8.1f} {bandwidth:>6.1f} {100 * moved / bandwidth:>4.0f}%"
+    return line + (f" {done:>8.1f} {100 * done / peak:>4.0f}%" if done else "")
 
-    def __init__(self, native: object, pool: object, encoding: str, rows: int, cols: int) -> None:
-        self.native, self.pool, self.rows, self.cols = native, pool, rows, cols
-        data = random_blocks(encoding, rows, cols)
-        copies = max(1, COLD // data.nbytes)
-        self.many = self._packed(encoding, data, copies)
-        self.few = self._packed(encoding, data, min(copies, max(1, (8 << 20) // data.nbytes)))
-        self.best: dict[int, float] = {}
 
-    def _packed(self, encoding: str, data: npt.NDArray[np.uint8], copies: int) -> object:
-        matrix = self.native.Matrix([(encoding, self.rows)] * copies, self.cols)
-        for segment in range(copies):
-            matrix.pack(self.pool, segment, 0, data)
-        return matrix
+def groups(native: Any, pool: Any, options: argparse.Namespace) -> Iterator[Group]:
+    """Those that the command line asks for."""
+    made = {
+        "linear": lambda: linear(native, pool, options.rows, options.encodings),
+        "attention": lambda: attention(native, pool, options.kv),
+        "rows": lambda: row_operations(native, pool),
+        "sampling": lambda: sampling(native, pool),
+        "steps": lambda: steps(native, pool, options.kv),
+    }
+    return chain.from_iterable(made[part]() for part in options.parts or PARTS)
 
-    def run(self, n: int) -> None:
-        """One timed pass with n activation rows."""
-        matrix = self.many if n <= 16 else self.few
-        x = random_activations(n, self.cols)
-        out = np.ones((n, matrix.out_features), np.float32)  # touched: page faults aren't the kernel's
-        start = time.perf_counter()
-        self.native.linear(self.pool, x, matrix, None, out)
-        seconds = (time.perf_counter() - start) / (matrix.out_features / self.rows)
-        self.best[n] = min(seconds, self.best.get(n, seconds))
 
-    def report(self, n: int, bandwidth: float, peak: float) -> str:
-        """Best time of one copy, with its share of the two ceilings."""
-        matrix = self.many if n <= 16 else self.few
-        seconds = self.best[n]
-        read = matrix.nbytes * self.rows / matrix.out_features / seconds * 1e-9
-        done = 2.0 * n * self.rows * self.cols / seconds * 1e-9
-        return (
-            f"{n:>6} {seconds * 1e6:>10.1f} {read:>8.1f} {100 * read / bandwidth:>4.0f}% "
-            f"{done:>8.1f} {100 * done / peak:>4.0f}%"
-        )
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--isa", help="instruction set; the best that runs here unless given")
+    parser.add_argument("--encodings", nargs="*", help="of linear layers, instead of those that the models use")
+    parser.add_argument("--bits", choices=["auto", "8", "16"], default="auto", help="of activations")
+    parser.add_argument("--kv", choices=["f32", "f16", "bf16", "int8"], default="f16", help="format of the KV cache")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 8, 16, 64, 256], help="of linear layers")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="shapes whose name contains this")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in PARTS:
+            parser.error(f"{part!r} is none of {', '.join(PARTS)}")
+    return options
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--isa", help="instruction set; the best that runs here unless given")
-    parser.add_argument("--encodings", nargs="*", help="instead of those that the models use")
-    parser.add_argument("--bits", choices=["auto", "8", "16"], default="auto", help="of activations")
-    parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 8, 16, 64, 256])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", help="shapes whose name contains this")
-    options = parser.parse_args()
+    options = parse()
     native = extension()
     if native is None:
         raise SystemExit("forge-cpu was installed without its native kernels")
     rounding = (16, LOUD) if options.bits == "auto" else (int(options.bits), 0.0)
     pool = native.Pool(options.threads, options.isa or native.isas()[0], *rounding)
     print(f"{pool.threads} threads, {pool.isa}, {options.bits} bits; sets that run here: {', '.join(native.isas())}")
-    for name, rows, cols in SHAPES:
-        if options.only and options.only not in name:
-            continue
-        for encoding in options.encodings or (LARGE if cols % 256 == 0 and cols >= 2048 else SMALL):
-            case = Case(native, pool, encoding, rows, cols)
-            bandwidth, peak = 0.0, 0.0
-            for _ in range(options.rounds):
-                bandwidth = max(bandwidth, native.measure_bandwidth(pool, COLD))
-                peak = max(peak, native.measure_dot(pool))
-                for n in options.rows:
-                    case.run(n)
-            print(f"\n{name}: {cols} → {rows}, {encoding}; ceilings {bandwidth:.1f} GB/s, {peak:.0f} Gop/s")
-            print(f"{'rows':>6} {'µs':>10} {'GB/s':>8} {'':>5} {'Gop/s':>8}")
-            for n in options.rows:
-                print(case.report(n, bandwidth, peak))
+    for group in groups(native, pool, options):
+        if options.only in group.title:
+            measure(native, pool, group, options.rounds)
     counts = pool.statistics
     print(
         f"\n{counts['reduced_regions']} of {counts['regions']} parallel regions ran on fewer threads: a core was taken"

@@ -29,9 +29,11 @@ void write_pages(const Pages& pages, BoundPool& pool, Ids slots, Array<const flo
     const KvWriteCall call{pages.view(), slots.data(), k.data(), l.kv_heads * l.k_dim, v.data(), l.kv_heads * l.v_dim};
     const Operations& operations = *pool.kernels.operations;
     nb::gil_scoped_release release;
-    pool.pool.run([&](Worker& worker) {
-        worker.share(rows, 8, [&](std::int64_t begin, std::int64_t end) { operations.kv_write(call, begin, end); });
-    });
+    pool.pool.run(
+        [&](Worker& worker) {
+            worker.share(rows, 8, [&](std::int64_t begin, std::int64_t end) { operations.kv_write(call, begin, end); });
+        },
+        (rows + 7) / 8);
 }
 
 void read_pages(const Pages& pages, Ids blocks, Array<float, 3> k_out, Array<float, 3> v_out) {

@@ -37,8 +37,7 @@ void pack(Matrix& self, BoundPool& pool, int segment, int64_t row, Array<const u
     const auto rows = static_cast<int64_t>(data.shape(0));
     self.check_pack(segment, row, rows, static_cast<int64_t>(data.shape(1)));
     nb::gil_scoped_release released;
-    // It waits for the disk, or for the kernel to map what it reads and writes for the first time.
-    pool.pool.run([&](Worker& worker) { self.pack(worker, segment, row, rows, data.data()); }, false);
+    pool.pool.run([&](Worker& worker) { self.pack(worker, segment, row, rows, data.data()); });
 }
 
 void rows(const Matrix& self, int64_t start, int64_t stop, Array<float, 2> out) {

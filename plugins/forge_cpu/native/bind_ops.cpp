@@ -19,14 +19,18 @@ std::int64_t size_of(const T& array, std::size_t axis) {
     return static_cast<std::int64_t>(array.shape(axis));
 }
 
+constexpr std::int64_t kRowsAChunk = 4;
+
 // Rows [0, n) of an operation, shared among the workers.
 template <class Call>
 void run_rows(BoundPool& pool, void (*operation)(const Call&, std::int64_t, std::int64_t), const Call& call,
               std::int64_t rows) {
     nb::gil_scoped_release release;
-    pool.pool.run([&](Worker& worker) {
-        worker.share(rows, 4, [&](std::int64_t begin, std::int64_t end) { operation(call, begin, end); });
-    });
+    pool.pool.run(
+        [&](Worker& worker) {
+            worker.share(rows, kRowsAChunk, [&](std::int64_t begin, std::int64_t end) { operation(call, begin, end); });
+        },
+        (rows + kRowsAChunk - 1) / kRowsAChunk);
 }
 
 void run_rms_norm(BoundPool& pool, Array<const float, 2> x, Array<const float, 1> weight, double eps,
@@ -53,12 +57,14 @@ void run_rope(BoundPool& pool, Array<const float, 3> x, Array<const std::int64_t
     const auto scratch = pool.scratch(rows * 2 * pairs * 4);
     auto* table = reinterpret_cast<float*>(scratch.bytes);
     const RopeCall call{x.data(), heads * dim, heads, dim, pairs, interleaved, table, out.data(), heads * dim};
-    pool.pool.run([&](Worker& worker) {
-        worker.share(rows, 4, [&](std::int64_t begin, std::int64_t end) {
-            rope_table(positions.data(), inverse_frequencies.data(), pairs, magnitude, table, begin, end);
-            operations.rope(call, begin, end);
-        });
-    });
+    pool.pool.run(
+        [&](Worker& worker) {
+            worker.share(rows, kRowsAChunk, [&](std::int64_t begin, std::int64_t end) {
+                rope_table(positions.data(), inverse_frequencies.data(), pairs, magnitude, table, begin, end);
+                operations.rope(call, begin, end);
+            });
+        },
+        (rows + kRowsAChunk - 1) / kRowsAChunk);
 }
 
 void run_silu_mul(BoundPool& pool, Array<const float, 2> gate_up, Array<float, 2> out) {

@@ -24,14 +24,14 @@ std::vector<std::string> isas() {
 
 // How often each index was handed out, over several shares in one region with barriers between some of them; uneven
 // chunks (one worker lingers in its own) provoke stealing.
-nb::object count_shared(BoundPool& self, int64_t total, int64_t grain, int shares, int64_t linger) {
+nb::object count_shared(BoundPool& self, int64_t total, int64_t grain, int shares, int64_t linger, int64_t most) {
     if (total < 0 || total > (int64_t{1} << 24) || shares < 0 || linger < 0)
         throw std::invalid_argument("total must be in 0 .. 2^24, shares and linger at least 0");
     std::vector<int64_t> counts(static_cast<size_t>(total));
     {
         nb::gil_scoped_release released;
         std::vector<std::atomic<int64_t>> times(static_cast<size_t>(total));
-        self.pool.run([&](Worker& worker) {
+        auto body = [&](Worker& worker) {
             for (int share = 0; share < shares; ++share) {
                 worker.share(total, grain, [&](int64_t begin, int64_t end) {
                     for (int64_t i = begin; i < end; ++i) times[static_cast<size_t>(i)].fetch_add(1);
@@ -40,7 +40,8 @@ nb::object count_shared(BoundPool& self, int64_t total, int64_t grain, int share
                 });
                 if (share % 3 == 2) worker.barrier();
             }
-        });
+        };
+        self.pool.run(body, most);
         for (size_t i = 0; i < counts.size(); ++i) counts[i] = times[i].load();
     }
     return nb::cast(counts);
@@ -102,7 +103,8 @@ void bind_pool(nb::module_& m) {
         .def_prop_ro("isa", [](const BoundPool& self) { return self.kernels.isa; })
         .def_prop_ro("statistics", &statistics, "Counters: regions, reduced_regions, long_waits, sleeps.")
         .def("count_shared", &count_shared, "total"_a, "grain"_a, "shares"_a = 1, "linger"_a = 0,
-             "Self-test: how often work sharing hands out each index in one region.")
+             "most"_a = INT64_MAX,
+             "Self-test: how often work sharing hands out each index in one region, by at most so many workers.")
         .def("count_barrier_errors", &count_barrier_errors, "rounds"_a,
              "Self-test: values that weren't visible behind a barrier.")
         .def("refuses_nesting", &refuses_nesting, "Self-test: whether a region inside a region is refused.");
@@ -110,7 +112,10 @@ void bind_pool(nb::module_& m) {
     nb::class_<Governor>(m, "Governor", "The pool's rule for leaving out workers; times in nanoseconds.")
         .def(nb::init<>())
         .def("idle_workers", &Governor::idle_workers, "now"_a, "threads"_a)
-        .def("report", &Governor::report, "start"_a, "end"_a, "active"_a, "lost"_a);
+        .def("due", &Governor::due, "now"_a)
+        .def("report", &Governor::report, "now"_a, "delay"_a, "active"_a)
+        .def("calm", &Governor::calm, "now"_a)
+        .def("forget", &Governor::forget);
 
     m.def(
         "measure_bandwidth",
@@ -127,6 +132,13 @@ void bind_pool(nb::module_& m) {
             return measure_dot(pool.pool, pool.kernels) * 1e-9;
         },
         "pool"_a, "Int8 Gop/s of all threads, from registers.");
+    m.def(
+        "measure_fma",
+        [](BoundPool& pool) {
+            nb::gil_scoped_release released;
+            return measure_fma(pool.pool, pool.kernels) * 1e-9;
+        },
+        "pool"_a, "Float32 Gop/s of all threads, from registers.");
 }
 
 }  // namespace forge

@@ -129,7 +129,7 @@ nb::tuple run_sample(BoundPool& pool, Array<float, 2> logits, Column<float> temp
         nb::gil_scoped_release release;
         const auto scratch = pool.scratch(operations.sample_scratch(words) * pool.pool.size());
         call.scratch = reinterpret_cast<std::byte*>(scratch.bytes);
-        pool.pool.run([&](Worker& worker) { operations.sample(worker, call); });
+        pool.pool.run([&](Worker& worker) { operations.sample(worker, call); }, rows);
     }
     for (std::int64_t row = 0; row < rows; ++row) {
         if (call.tokens[row] == kNoToken) {

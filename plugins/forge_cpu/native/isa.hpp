@@ -28,6 +28,8 @@ struct Kernels {
     void (*linear)(Worker&, const LinearCall&);
     // Int8 products from registers alone, the ceiling that benchmarks compare with; returns the operations done.
     double (*dot_ceiling)(int64_t rounds, int32_t* sink);
+    // The same of float32 multiplications and additions.
+    double (*fma_ceiling)(int64_t rounds, float* sink);
     // Everything between the linear layers: see operations.hpp.
     const Operations* operations;
 };

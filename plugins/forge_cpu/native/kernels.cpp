@@ -16,6 +16,7 @@ const Kernels kernels = {
     .quantize_range = quantize_range,
     .linear = linear,
     .dot_ceiling = dot_ceiling,
+    .fma_ceiling = fma_ceiling,
     .operations = &operations,
 };
 

@@ -155,13 +155,13 @@ private:
                   float robust, Prepare&& prepare) {
         if (rows == 0) return;
         const int64_t width = weights.cols();
-        const bool own = rows <= kPrivateRows;
+        const bool own = rows <= kPrivateRows, quantised = weights.any_quantised();
         const Operand& operand = own ? private_[worker.index] : shared_;
         const Rounding rounding{step_.rounding.terms, step_.rounding.loud * robust};
         Activations blocks = activations_in(operand.blocks, rows, width, kernels_.tile_rows, rounding);
         const auto make = [&](int64_t begin, int64_t end) {
             prepare(operand.floats, begin, end);
-            if (weights.any_quantised()) kernels_.quantize_range(operand.floats, blocks, begin, end);
+            if (quantised) kernels_.quantize_range(operand.floats, blocks, begin, end);
         };
         if (own) {
             make(0, rows);
@@ -181,12 +181,17 @@ private:
                      ops_.rms_norm({x_, hidden_, layer.attention_norm, hidden_, model_.eps, to, hidden_}, begin, end);
                  });
         float *k = qkv_ + q_width, *v = k + k_width;
-        worker.share(step_.rows, 1, [&](int64_t begin, int64_t end) {
-            norm_heads(qkv_, layer.q_norm, a.heads, a.k_dim, begin, end);
-            norm_heads(k, layer.k_norm, a.kv_heads, a.k_dim, begin, end);
-            ops_.rope({qkv_, width, a.heads, a.k_dim, pairs_, model_.interleaved, table_, qkv_, width}, begin, end);
-            ops_.rope({k, width, a.kv_heads, a.k_dim, pairs_, model_.interleaved, table_, k, width}, begin, end);
-            ops_.kv_write({pages, step_.slots, k, width, v, width}, begin, end);
+        // A row's queries and its key and value are two chunks: of one row, two workers take one each.
+        worker.share(2 * step_.rows, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t row = i / 2;
+                if (i % 2 == 0) {
+                    turn_heads(qkv_, layer.q_norm, a.heads, a.k_dim, row);
+                } else {
+                    turn_heads(k, layer.k_norm, a.kv_heads, a.k_dim, row);
+                    ops_.kv_write({pages, step_.slots, k, width, v, width}, row, row + 1);
+                }
+            }
         });
         worker.barrier();
         AttentionCall call = attention_call(plan);
@@ -204,12 +209,11 @@ private:
         worker.barrier();
     }
 
-    void norm_heads(float* x, const float* weight, int64_t heads, int64_t dim, int64_t begin, int64_t end) {
-        if (weight == nullptr) return;
-        for (int64_t row = begin; row < end; ++row) {
-            float* first = x + row * qkv_width_;
-            ops_.rms_norm({first, dim, weight, dim, model_.eps, first, dim}, 0, heads);
-        }
+    // Norm, if there is a weight for it, and RoPE, in place.
+    void turn_heads(float* x, const float* weight, int64_t heads, int64_t dim, int64_t row) {
+        float* first = x + row * qkv_width_;
+        if (weight != nullptr) ops_.rms_norm({first, dim, weight, dim, model_.eps, first, dim}, 0, heads);
+        ops_.rope({x, qkv_width_, heads, dim, pairs_, model_.interleaved, table_, x, qkv_width_}, row, row + 1);
     }
 
     // The rows that are asked for, side by side.

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <latch>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -12,6 +14,8 @@
 #include <vector>
 
 #include "governor.hpp"
+#include "placement.hpp"
+#include "run_delay.hpp"
 
 #include <unistd.h>
 
@@ -31,7 +35,7 @@ constexpr int kMostThreads = 256;
 constexpr int64_t kMostChunks = int64_t{1} << 20;
 constexpr int kQuietSpins = 2000;       // pauses before sleeping while waits are short: tens of microseconds
 constexpr int kDisturbedSpins = 100;    // after a wait that outlasted the limit below: its neighbour needs the core
-constexpr int kDisturbedWaits = 64;     // short waits in a row until spinning is trusted again
+constexpr int kDisturbedWaits = 16;     // short waits in a row until spinning is trusted again
 constexpr int64_t kLongWait = 100'000;  // nanoseconds
 constexpr int64_t kLongWakeUp = 1'000'000;
 
@@ -131,8 +135,8 @@ struct alignas(kCacheLine) Signal {
 
 // What one worker alone writes.
 struct alignas(kCacheLine) Own {
-    int wary_waits = 0;               // waits left that spin only briefly
-    std::atomic<int64_t> lost_ns{0};  // in long waits
+    int wary_waits = 0;  // waits left that spin only briefly
+    RunDelay delay;      // of the pool's own threads: the caller of run() has one wherever it goes
     std::atomic<int64_t> long_waits{0};
     std::atomic<int64_t> sleeps{0};
 };
@@ -142,7 +146,11 @@ thread_local bool inside_region = false;
 }  // namespace
 
 struct Team {
-    explicit Team(int threads) : own(static_cast<size_t>(threads)), remaining(static_cast<size_t>(threads)) {}
+    explicit Team(int threads)
+        : own(static_cast<size_t>(threads)),
+          remaining(static_cast<size_t>(threads)),
+          placement(threads),
+          started(threads - 1) {}
 
     Signal region;   // counts regions and names their workers; the threads wait for it between them
     Signal barrier;  // counts barriers passed
@@ -152,14 +160,16 @@ struct Team {
 
     void (*body)(Worker&, void*) noexcept = nullptr;
     void* context = nullptr;
-    int active = 1;       // workers of the last region
-    int64_t lost_ns = 0;  // by all workers until then
+    int active = 1;                   // workers of the last region
+    const RunDelay* caller = nullptr;  // of the last region
     uint32_t barrier_epoch = 0;
     uint32_t share_epoch = 0;
     bool stopping = false;
 
     std::mutex one_region;
     Governor governor;
+    Placement placement;
+    std::latch started;
     std::atomic<int64_t> regions{0};
     std::atomic<int64_t> reduced_regions{0};
     int64_t process = getpid();
@@ -187,10 +197,35 @@ struct Team {
         return (((last >> kCountBits) + 1) << kCountBits) | static_cast<uint32_t>(workers);
     }
 
-    int64_t all_lost() const {
-        int64_t sum = 0;
-        for (const Own& one : own) sum += one.lost_ns.load(std::memory_order_relaxed);
+    // Of the caller and of all other threads; nothing where one of them can't tell.
+    std::optional<int64_t> run_delay() const {
+        std::optional<int64_t> sum = caller->read();
+        for (size_t i = 1; sum && i < own.size(); ++i) {
+            const std::optional<int64_t> one = own[i].delay.read();
+            sum = one ? std::optional(*sum + *one) : std::nullopt;
+        }
         return sum;
+    }
+
+    // Before a region: how many workers take part.
+    int workers_now() {
+        const auto all = static_cast<int>(own.size());
+        if (all == 1) return 1;
+        thread_local const OpenRunDelay mine;
+        if (caller != &mine) governor.forget();
+        caller = &mine;
+        const int64_t now = now_ns();
+        const int ready = all - governor.idle_workers(now, all);
+        placement.before_region(ready == all && governor.calm(now));
+        return ready;
+    }
+
+    // After it. ready: what workers_now() said.
+    void tell_governor(int ready) {
+        if (own.size() == 1) return;
+        const int64_t now = now_ns();
+        if (!governor.due(now)) return;
+        if (const std::optional<int64_t> delay = run_delay()) governor.report(now, *delay, ready);
     }
 
     void stop() {
@@ -200,6 +235,9 @@ struct Team {
     }
 
     void serve(int index) {
+        own[static_cast<size_t>(index)].delay.open();
+        placement.introduce(index);
+        started.count_down();
         uint32_t seen = 0;
         while (true) {
             const uint32_t current = region.value.load(std::memory_order_acquire);
@@ -240,7 +278,6 @@ void Worker::barrier() {
     const int64_t waited = now_ns() - start;
     if (waited > limit) {
         own.wary_waits = kDisturbedWaits;
-        own.lost_ns.fetch_add(waited, std::memory_order_relaxed);
         own.long_waits.fetch_add(1, std::memory_order_relaxed);
     } else if (own.wary_waits > 0) {
         --own.wary_waits;
@@ -309,6 +346,7 @@ Pool::Pool(int threads) {
         team_->stop();
         throw;
     }
+    team_->started.wait();
 }
 
 Pool::~Pool() {
@@ -322,16 +360,16 @@ Pool::~Pool() {
 
 int Pool::size() const { return static_cast<int>(team_->own.size()); }
 
-void Pool::run_region(Region region, void* context, bool waits_tell) {
+void Pool::run_region(Region region, void* context, int64_t most) {
     if (inside_region) throw std::logic_error("a parallel region can't start another one");
     if (team_->process != getpid())
         throw std::logic_error("a thread pool doesn't survive fork(); make one per process");
     const std::lock_guard<std::mutex> lock(team_->one_region);
     Team& team = *team_;
-    const int64_t start = now_ns();
     team.body = region;
     team.context = context;
-    const int workers = size() - team.governor.idle_workers(start, size());
+    const int ready = team.workers_now();
+    const int workers = most < ready ? std::max(static_cast<int>(most), 1) : ready;
     if (workers != team.active) {
         // Words of workers that were left out have aged; an epoch far enough behind would look like one ahead.
         for (Remaining& range : team.remaining) range.word.store(pack_range(team.share_epoch, 0, 0));
@@ -339,11 +377,9 @@ void Pool::run_region(Region region, void* context, bool waits_tell) {
     }
     if (workers > 1) team.region.raise(Team::next_signal(team.region.value.load(std::memory_order_relaxed), workers));
     team.take_part(0, workers);
-    const int64_t lost = team.all_lost();
-    if (waits_tell) team.governor.report(start, now_ns(), workers, lost - team.lost_ns);
-    team.lost_ns = lost;
+    team.tell_governor(ready);
     team.regions.fetch_add(1, std::memory_order_relaxed);
-    if (workers < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);
+    if (ready < size()) team.reduced_regions.fetch_add(1, std::memory_order_relaxed);
 }
 
 Pool::Statistics Pool::statistics() const {

@@ -47,8 +47,9 @@ struct Worker {
 
 class Pool {
 public:
-    // Starts threads - 1 threads; the caller of run() is the first worker. Throws std::invalid_argument unless
-    // 1 <= threads <= 256, std::system_error where a thread can't be started.
+    // Starts threads - 1 threads; the caller of run() is the first worker. Where there are as many threads as the process
+    // has cores, each worker but the caller is bound to one while no other process wants them (placement.hpp). Throws
+    // std::invalid_argument unless 1 <= threads <= 256, std::system_error where a thread can't be started.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -60,26 +61,24 @@ public:
     // threads run one after the other. Throws std::logic_error from inside a region, and in a forked child.
     // Subnormal floats are flushed to zero inside.
     //
-    // waits_tell: whether long waits in it may be taken for a neighbour that holds a core. They may not where workers
-    // wait for something else, such as pages of a file or of fresh memory.
+    // most: of how many workers the body can make use; the others aren't woken. Counts as 1 below it.
     template <class Body>
-    void run(Body&& body, bool waits_tell = true) {
+    void run(Body&& body, int64_t most = INT64_MAX) {
         using Plain = std::remove_reference_t<Body>;
-        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body,
-                   waits_tell);
+        run_region([](Worker& worker, void* context) noexcept { (*static_cast<Plain*>(context))(worker); }, &body, most);
     }
 
     struct Statistics {
         int64_t regions;          // run() calls
         int64_t reduced_regions;  // those that left workers out because a core was taken
-        int64_t long_waits;       // barrier waits over the limit that counts as a disturbance
+        int64_t long_waits;       // barrier waits so long that the next ones spin less
         int64_t sleeps;           // waits that ended in the kernel
     };
     Statistics statistics() const;
 
 private:
     using Region = void (*)(Worker&, void*) noexcept;
-    void run_region(Region region, void* context, bool waits_tell);
+    void run_region(Region region, void* context, int64_t most);
     std::unique_ptr<Team> team_;
 };
 
