@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from forge.config import Config, to_dict
-from forge.engine.channel import Frames, encode
+from forge.engine.channel import encode
+from forge.engine.link import Link
 from forge.engine.request import (
     Abort,
     Accepted,
@@ -158,34 +159,6 @@ def _log_failure(observer: Observer, event: str) -> None:
     log.exception("%s.%s failed", type(observer).__name__, event)
 
 
-class _Link(asyncio.BufferedProtocol):
-    """The server's end of the channel: hands on messages as they come, without a task that is woken for them.
-
-    ended: done when no more will come; its exception is what `receive` raised, or a message that makes no sense.
-    """
-
-    def __init__(self, receive: Callable[[FromEngine], None]) -> None:
-        self._receive = receive
-        self._frames = Frames()
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._frames.space()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self.ended.done():
-            return
-        try:
-            for message in self._frames.messages(nbytes):
-                self._receive(message)
-        except Exception as error:
-            self.ended.set_exception(error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-
 class EngineClient:
     """One engine process, kept alive.
 
@@ -312,7 +285,7 @@ class EngineClient:
                     sys.executable, "-m", "forge.engine.process", str(theirs.fileno()),
                     stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
                 )  # fmt: skip
-            link = _Link(self._receive)
+            link = Link(self._receive)
             self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
             self._send(self._start_message)
             self._launched.set()

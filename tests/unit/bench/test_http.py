@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -113,3 +114,49 @@ async def test_a_response_that_is_broken_or_cut_off_is_an_error_and_never_a_shor
 async def test_a_server_that_is_not_there_is_an_error_that_names_it() -> None:
     with pytest.raises(BenchError, match=r"127\.0\.0\.1:9 *"):
         await Server(Address("127.0.0.1", 9, False, "")).lookup("GET", "/v1/models")
+
+
+async def test_a_body_is_handed_on_as_it_comes_until_the_reader_has_enough(wire: Any) -> None:
+    go_on, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(wire.head() + wire.chunk(b"a"))
+        await go_on.wait()
+        writer.write(wire.chunk(b"b") + wire.chunk(b"c")[:2])
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # the client goes away, though the answer isn't over
+        writer.close()
+        gone.set()
+
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> bool:
+        pieces.append(piece)
+        go_on.set()
+        return len(pieces) < 2
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        server = Server(Address("127.0.0.1", listening.sockets[0].getsockname()[1], False, ""))
+        async with server.request("GET", "/") as response:
+            await asyncio.wait_for(response.deliver(take), 10)
+        await gone.wait()
+        await asyncio.sleep(0.01)
+    assert pieces == [b"a", b"b"]
+
+
+async def test_what_the_reader_raises_reaches_whoever_waits() -> None:
+    def take(piece: bytes) -> bool:
+        raise ZeroDivisionError
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        server = Server(Address("127.0.0.1", listening.sockets[0].getsockname()[1], False, ""))
+        async with server.request("GET", "/") as response:
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(response.deliver(take), 10)
+        await asyncio.sleep(0.01)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from forge.engine.channel import HEADER, LocalChannel, SocketChannel, decode, encode
+from forge.engine.link import Link
 from forge.engine.request import (
     Abort,
     Accepted,
@@ -93,6 +96,50 @@ def test_a_request_larger_than_any_socket_buffer_arrives() -> None:
         sender.start()
         assert SocketChannel(theirs).receive(wait=True) == [big]
         sender.join()
+
+
+async def linked(receive: Callable[[FromEngine], None]) -> tuple[Link, socket.socket]:
+    """A link, and the engine's end of it."""
+    ours, theirs = socket.socketpair()
+    link = Link(receive)
+    await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+    return link, theirs
+
+
+async def test_the_server_gets_whole_messages_of_any_size_until_the_engine_is_gone() -> None:
+    received: list[FromEngine] = []
+    link, theirs = await linked(received.append)
+    large = Deltas([Delta("r", 0, "x" * 300_000), Delta("s", 1, "né", [5])])
+    sent: list[FromEngine] = [Accepted("a"), large, Accepted("b"), Deltas([Delta("r", 0, "y")]), large, Accepted("c")]
+    data = b"".join(encode(message) for message in sent)
+    with theirs:
+        for cut in (1, 3, 6, 40, 70_000, 299_990, 300_020, 300_050, 600_000):
+            part, data = data[:cut], data[cut:]
+            await asyncio.to_thread(theirs.sendall, part)
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(theirs.sendall, data)
+    await asyncio.wait_for(link.ended, 10)
+    assert received == sent
+
+
+@pytest.mark.parametrize("frame", [b"\0\0\0\2\xffx", encode(Accepted("fault"))], ids=["nonsense", "a fault"])
+async def test_a_message_that_cannot_be_taken_ends_the_link_with_the_reason(frame: bytes) -> None:
+    taken: list[FromEngine] = []
+
+    def receive(message: FromEngine) -> None:
+        if message == Accepted("fault"):
+            raise ZeroDivisionError
+        taken.append(message)
+
+    link, theirs = await linked(receive)
+    with theirs:
+        theirs.sendall(encode(Accepted("a")) + frame)
+        with pytest.raises((IndexError, ZeroDivisionError)):
+            await asyncio.wait_for(link.ended, 10)
+        theirs.sendall(encode(Accepted("b")))
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)
+    assert taken in ([Accepted("a")], [])
 
 
 def test_a_server_that_is_gone_stops_the_engine() -> None:
