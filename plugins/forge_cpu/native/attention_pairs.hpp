@@ -47,8 +47,8 @@ struct FromPages {
     int first, last;
 
     __attribute__((always_inline)) bf16x32 keys(int group, int64_t pair) const {
-        const int next = group + kPairsAhead;
-        prefetch((next < last ? part.keys[next] : part.values[next - last + first < last ? next - last + first : first]) + pair * 64);
+        const int next = group + kPairsAhead, after = first + (next - last);
+        prefetch((next < last ? part.keys[next] : part.values[after < last ? after : first]) + pair * 64);
         const std::byte* at = part.keys[group] + pair * 64;
         return round_pairs(StoredF16::get(at), StoredF16::get(at + 32));
     }
